@@ -1,0 +1,138 @@
+"""The object store: immutable artifacts, records, the step cache, checkpoints. Layout as in the README.
+
+The commit point of an artifact is its ``manifest.json``, written last: without it the artifact does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from lfm_tasks.artifacts.backend import Backend, open_backend
+from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.manifest import MANIFEST, FileEntry, Manifest, list_files
+from lfm_tasks.config import canonical_json
+from lfm_tasks.errors import IntegrityError, ReferenceRefused
+from lfm_tasks.registry import Kind
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that exists: its kind, its address and its manifest."""
+
+    kind: Kind
+    sha256: str
+    manifest: Manifest
+    uri: str
+
+
+class Store:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @classmethod
+    def open(cls, uri: str) -> Store:
+        return cls(open_backend(uri))
+
+    def commit(self, directory: Path, kind: Kind) -> Artifact:
+        """Put ``directory`` in place as an artifact; committing equal content again is a no-op that returns the same address.
+
+        Raises :class:`StoreUnavailable` when the medium fails (nothing is committed then), and
+        :class:`IntegrityError` when a file changed while it was copied.
+        """
+        files = list_files(directory)
+        entries = tuple(FileEntry(path=name, sha256=sha256_file(path), size=path.stat().st_size) for name, path in files)
+        manifest = Manifest(kind=kind, files=entries)
+        prefix = f"artifacts/{kind}/{manifest.address}"
+        if not self.backend.exists(f"{prefix}/{MANIFEST}"):
+            for entry, (name, path) in zip(entries, files, strict=True):
+                written = self.backend.put_file(f"{prefix}/{name}", path)
+                if written != entry.sha256:
+                    raise IntegrityError(f"{path} changed while it was being committed; nothing was committed. Run the step again.")
+            self.backend.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_bytes())
+        return self._artifact(manifest, prefix)
+
+    def find(self, address: str) -> Artifact:
+        """The artifact at ``address``; raises :class:`ReferenceRefused` where there is none."""
+        for kind in KINDS:
+            data = self.backend.get_bytes(f"artifacts/{kind}/{address}/{MANIFEST}")
+            if data is not None:
+                return self._artifact(Manifest.from_bytes(data, address), f"artifacts/{kind}/{address}")
+        raise ReferenceRefused(f"There is no artifact sha256:{address} in {self.backend.uri}. `lfm models` lists registered ones.")
+
+    def materialise(self, artifact: Artifact, cache: Path) -> Path:
+        """A local directory with the artifact's verified bytes: in place for ``file://``, else downloaded below ``cache``.
+
+        Raises :class:`IntegrityError` naming the first file whose bytes are not those that were committed.
+        """
+        prefix = f"artifacts/{artifact.kind}/{artifact.sha256}"
+        local = self.backend.local_path(prefix)
+        if local is not None:
+            self.verify(artifact)
+            return local
+        target = cache / artifact.sha256
+        for entry in artifact.manifest.files:
+            path = target / entry.path
+            if not (path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256):
+                self._check(artifact, entry, self.backend.get_file(f"{prefix}/{entry.path}", path))
+        return target
+
+    def verify(self, artifact: Artifact) -> None:
+        """Read every byte back and compare; raises :class:`IntegrityError` naming the first file that differs."""
+        for entry in artifact.manifest.files:
+            key = f"artifacts/{artifact.kind}/{artifact.sha256}/{entry.path}"
+            if not self.backend.exists(key):
+                raise IntegrityError(f"{entry.path} of {artifact.kind} sha256:{artifact.sha256} is gone from the store.")
+            self._check(artifact, entry, self.backend.sha256(key))
+
+    def artifacts(self) -> Iterator[tuple[Kind, str]]:
+        """(kind, address) of every committed artifact."""
+        for key in self.backend.list("artifacts/"):
+            parts = key.split("/")
+            if len(parts) == 4 and parts[3] == MANIFEST:
+                yield parts[1], parts[2]  # type: ignore[misc]
+
+    # Records are content-addressed JSON; the cache maps a job's key to the record that answers it.
+
+    def put_record(self, record: dict[str, Any]) -> str:
+        data = canonical_json(record)
+        address = sha256_bytes(data)
+        self.backend.put_bytes(f"records/{address}.json", data)
+        return address
+
+    def get_record(self, address: str) -> dict[str, Any]:
+        data = self.backend.get_bytes(f"records/{address}.json")
+        if data is None:
+            raise ReferenceRefused(f"There is no record {address} in {self.backend.uri}.")
+        if sha256_bytes(data) != address:
+            raise IntegrityError(f"Record {address} was changed after it was written.")
+        return json.loads(data)
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for key in self.backend.list("records/"):
+            address = key.removeprefix("records/").removesuffix(".json")
+            yield address, self.get_record(address)
+
+    def cached(self, cache_key: str) -> str | None:
+        """Address of the record that answers ``cache_key``."""
+        data = self.backend.get_bytes(f"cache/{cache_key}.json")
+        return None if data is None else json.loads(data)["record"]
+
+    def put_cached(self, cache_key: str, record: str) -> None:
+        self.backend.put_bytes(f"cache/{cache_key}.json", canonical_json({"record": record}))
+
+    def _artifact(self, manifest: Manifest, prefix: str) -> Artifact:
+        return Artifact(manifest.kind, manifest.address, manifest, f"{self.backend.uri}/{prefix}")
+
+    @staticmethod
+    def _check(artifact: Artifact, entry: FileEntry, actual: str) -> None:
+        if actual != entry.sha256:
+            raise IntegrityError(
+                f"{entry.path} of {artifact.kind} sha256:{artifact.sha256} has sha256 {actual}, not {entry.sha256}: "
+                "its bytes changed after they were committed. Restore the file or rebuild the artifact."
+            )

@@ -1,0 +1,15 @@
+"""All method cards, gathered from the areas. Light to import."""
+
+from __future__ import annotations
+
+from lfm_tasks.registry import Card, Registry
+from lfm_tasks.tuning.cards import CARDS as TUNING
+
+METHODS: Registry[Card] = Registry("method")
+for _card in (*TUNING,):
+    METHODS.add(_card)
+
+
+def methods_of(step: str) -> list[Card]:
+    """The cards of one step, in the order of their declaration."""
+    return [card for card in METHODS if card.step == step]

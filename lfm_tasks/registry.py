@@ -1,0 +1,114 @@
+"""Steps and method cards, resolved lazily: listing them imports no torch.
+
+A *step* is a unit of work (prepare, tune, …); a *method* is one algorithm inside a step (lora, ties, …). Both are
+declared here as text (``package.module:Name``), so that DAG files, forms and ``lfm methods`` stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from lfm_tasks.config import Config
+from lfm_tasks.errors import ConfigError, unknown_name
+
+Access = Literal["weights", "gradients", "activations", "logits", "probabilities", "labels", "text"]
+Kind = Literal["dataset", "model", "adapter", "signals", "statistics", "report"]
+
+
+def resolve(target: str) -> Any:
+    """Import the object that ``package.module:Name`` names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a step accepts under one input name."""
+
+    kinds: tuple[Kind, ...]
+    description: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
+
+    ``code`` names the packages whose source enters the cache key.
+    """
+
+    name: str
+    title: str
+    config: str
+    run: str
+    inputs: dict[str, InputSpec]
+    outputs: dict[str, Kind]
+    code: tuple[str, ...]
+    cached: bool = True
+
+    @property
+    def config_class(self) -> type[Config]:
+        return resolve(self.config)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return resolve(self.run)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's declaration: what it is, what it needs, what it costs."""
+
+    name: str
+    area: str
+    step: str
+    title: str
+    config: str
+    implementation: str
+    paper: str
+    access: tuple[Access, ...]
+    preconditions: str
+    cost: str
+    tasks: tuple[str, ...] = field(default=())
+
+    @property
+    def config_class(self) -> type[Config]:
+        return resolve(self.config)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return resolve(self.implementation)
+
+
+Entry = TypeVar("Entry", Step, Card)
+
+
+class Registry(Generic[Entry]):
+    """Names to entries: a second entry of the same name is an error, an unknown name lists the known ones."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, entry: Entry) -> Entry:
+        if entry.name in self._entries:
+            raise ConfigError(f"{self._what} '{entry.name}' is declared twice.")
+        self._entries[entry.name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise ConfigError(unknown_name(self._what, name, self._entries))
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        return list(self._entries)

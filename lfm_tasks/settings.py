@@ -1,0 +1,53 @@
+"""Where things are: the store, MLflow, the launcher. Read from environment variables ``LFM_*``, never from Params."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="LFM_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".lfm"), description="State of the embedded default.")
+    store_uri: str = Field("", description="Object store: file:///dir or s3://bucket/prefix. Default: <home>/store.")
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible server; unset means AWS.")
+    s3_region: str = Field("us-east-1", description="Region that requests are signed for.")
+    mlflow_uri: str = Field("", description="MLflow tracking server. Default: a SQLite file below <home>.")
+    mlflow_timeout: float = Field(10.0, gt=0, description="Seconds that one request to MLflow may take.")
+    mlflow_retries: int = Field(2, ge=0, description="How often a request to MLflow is repeated.")
+    ledger_uri: SecretStr = Field(SecretStr(""), description="SQLAlchemy URL of the ledger. Default: a SQLite file in <home>.")
+    project: str = Field("lfm", description="MLflow experiment that runs go to.")
+    allowed_prefixes: str = Field("", description="Comma-separated file:// and s3:// prefixes that references may read.")
+    hf_cache: Path | None = Field(None, description="Hugging Face hub cache for hf:// references.")
+    hf_offline: bool = Field(True, description="Resolve hf:// references from the local cache only.")
+    interpreter: str = Field(sys.executable, description="Python that runs the steps.")
+    launcher: str = Field("python", description="How a step is started: python, torchrun or accelerate.")
+    launcher_args: str = Field("", description="Arguments of the launcher, split as a shell splits words.")
+    threads: int = Field(0, ge=0, description="CPU threads of a step; 0 leaves the choice to torch.")
+
+    @property
+    def store(self) -> str:
+        return self.store_uri or f"file://{(self.home / 'store').resolve()}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+
+    @property
+    def ledger(self) -> str:
+        return self.ledger_uri.get_secret_value() or f"sqlite:///{(self.home / 'ledger.db').resolve()}"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        return tuple(prefix.strip() for prefix in self.allowed_prefixes.split(",") if prefix.strip())
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process. Tests that change the environment call ``settings.cache_clear()``."""
+    return Settings()

@@ -1,0 +1,103 @@
+"""The contract between the runner and a step: what a step is given, and what it gives back.
+
+A step's ``run(config, inputs, context)`` knows files, tensors and models. It sees no Airflow, no MLflow and no store:
+inputs are verified directories on local disk, outputs are directories that it writes below ``context.workdir``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lfm_tasks.registry import Kind
+
+
+@dataclass(frozen=True)
+class Input:
+    """A verified artifact on local disk. Borrowed: never written to. ``base`` is set for an adapter."""
+
+    reference: str
+    kind: Kind
+    sha256: str
+    path: Path
+    base: Input | None = None
+    version: str | None = None
+    """Version number, where the reference named a registered model."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A directory to be committed as an artifact."""
+
+    kind: Kind
+    path: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished step hands back.
+
+    ``metrics`` are logged to MLflow; ``summary`` is small plain JSON for the XCom, the record and the terminal;
+    ``figures`` are files (PNG, HTML, Markdown, JSON) that MLflow shows beside the run.
+    """
+
+    outputs: dict[str, Output]
+    metrics: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    figures: tuple[Path, ...] = ()
+
+
+class Checkpoints(Protocol):
+    """Checkpoints of one job, kept until the job ends well. A saved checkpoint is whole or absent."""
+
+    def latest(self) -> Path | None:
+        """Directory of the newest whole checkpoint, or None."""
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Call ``write`` with an empty directory and put what it wrote in place as the checkpoint of ``step``."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A finished alias move: the version it now names, the one before, and its place in the ledger."""
+
+    name: str
+    alias: str
+    version: str
+    previous: str | None
+    entry: int
+    entry_sha256: str
+    address: str
+
+
+class ModelRegistry(Protocol):
+    """Registered models and the ledger of their alias moves."""
+
+    def aliased(self, name: str, alias: str) -> tuple[str, str] | None:
+        """(version, artifact sha256) that the alias names, or None."""
+
+    def promote(self, name: str, alias: str, model: Input, expected: str | None, reason: str, evidence: str) -> Move:
+        """Register ``model`` as a version (once per artifact) and move the alias by compare-and-set.
+
+        ``expected`` is the version that the alias must name now (None: no version yet); ``evidence`` is the sha256 of the
+        decision. Raises :class:`Conflict` when the alias names something else.
+        """
+
+
+class StepContext(Protocol):
+    """What the runner offers a running step."""
+
+    workdir: Path
+    checkpoints: Checkpoints
+    registry: ModelRegistry
+
+    def report(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Progress and metrics at ``done`` of ``total`` units. Raises :class:`AttemptKilled` once a stop was asked for."""
+
+    def stop_requested(self) -> bool:
+        """True once the attempt was asked to stop; a step that can checkpoint does so and raises :class:`AttemptKilled`."""
+
+    def log(self, message: str) -> None:
+        """One line for the task's log."""

@@ -1,0 +1,80 @@
+"""Every step: its config, its code, what it takes and what it makes. Light to import."""
+
+from __future__ import annotations
+
+from lfm_tasks.registry import InputSpec, Registry, Step
+
+STEPS: Registry[Step] = Registry("step")
+
+STEPS.add(
+    Step(
+        name="prepare",
+        title="Prepare data",
+        config="lfm_tasks.data.config:PrepareConfig",
+        run="lfm_tasks.data.prepare:run",
+        inputs={
+            "data": InputSpec(("dataset",), "Raw rows: JSONL, CSV or Parquet files."),
+            "model": InputSpec(("model",), "Model whose tokenizer and chat template are used."),
+        },
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.data", "lfm_tasks.models"),
+    )
+)
+STEPS.add(
+    Step(
+        name="tune",
+        title="Tune",
+        config="lfm_tasks.tuning.config:TuneConfig",
+        run="lfm_tasks.tuning.tune:run",
+        inputs={
+            "model": InputSpec(("model",), "Base model."),
+            "dataset": InputSpec(("dataset",), "Prepared data set."),
+        },
+        outputs={"adapter": "adapter", "model": "model"},
+        code=("lfm_tasks.tuning", "lfm_tasks.models"),
+    )
+)
+STEPS.add(
+    Step(
+        name="evaluate",
+        title="Evaluate",
+        config="lfm_tasks.evaluation.config:EvaluateConfig",
+        run="lfm_tasks.evaluation.evaluate:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Model to evaluate."),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its held-out split is used."),
+            "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models"),
+    )
+)
+STEPS.add(
+    Step(
+        name="gate",
+        title="Gate",
+        config="lfm_tasks.promotion.config:GateConfig",
+        run="lfm_tasks.promotion.gate:run",
+        inputs={
+            "challenger": InputSpec(("report",), "Evaluation of the challenger."),
+            "champion": InputSpec(("report",), "Evaluation of the champion, on the same samples."),
+        },
+        outputs={"decision": "report"},
+        code=("lfm_tasks.promotion", "lfm_tasks.metrics"),
+    )
+)
+STEPS.add(
+    Step(
+        name="promote",
+        title="Promote",
+        config="lfm_tasks.promotion.config:PromoteConfig",
+        run="lfm_tasks.promotion.promote:run",
+        inputs={
+            "model": InputSpec(("model",), "Model to register."),
+            "decision": InputSpec(("report",), "The gate's decision."),
+        },
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
