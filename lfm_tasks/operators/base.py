@@ -1,0 +1,152 @@
+"""The operator that runs one step as a child process and hands its outputs on. Thin: the work is in ``lfm run-job``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTerminated
+
+from lfm_tasks.config import parse_config
+from lfm_tasks.errors import ConfigError, LfmError, unknown_name
+from lfm_tasks.operators.connections import environment_from_connections
+from lfm_tasks.operators.params import config_values
+from lfm_tasks.registry import Step
+from lfm_tasks.runner.job import AirflowTask, Job, JobResult
+from lfm_tasks.runner.launcher import Child
+from lfm_tasks.settings import settings
+from lfm_tasks.steps import STEPS
+
+SECONDS_TO_STOP = 3.0
+"""Airflow sends SIGKILL five seconds after SIGTERM; marking the run needs some of them."""
+
+
+class MlflowRunLink(BaseOperatorLink):
+    name = "MLflow run"
+    xcom_key = "run_url"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        return getattr(operator, "run_url", "")
+
+
+class StepOperator(BaseOperator):
+    """Run one step.
+
+    :param references: input name to a reference, or a list of which the first that exists is taken. ``{name}`` in it
+        stands for the Param of that name.
+    :param inputs: input name to another task's output, ``task.output["dataset"]``.
+    :param prefix: Params named ``<prefix>_<field>`` fill the step's config; default: the step's name.
+    :param config: values that the DAG fixes; they win over Params.
+    """
+
+    step: ClassVar[str]
+    template_fields: Sequence[str] = ("inputs",)
+    operator_extra_links = (MlflowRunLink(),)
+
+    def __init__(
+        self,
+        *,
+        references: Mapping[str, str | list[str]] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        prefix: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.references = dict(references or {})
+        self.inputs = dict(inputs or {})
+        self.prefix = prefix or self.step
+        self.config = dict(config or {})
+        self.run_url = ""
+        self._child: Child | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        try:
+            job = self.job(context)
+            self._child = Child(job, settings(), environment_from_connections(settings()))
+        except LfmError as error:
+            raise AirflowFailException(str(error)) from error
+        result = self._child.follow(self.log.info)
+        self.run_url = result.run_url or ""
+        if result.state != "success":
+            raise _failure(result)
+        for name, reference in result.outputs.items():
+            context["ti"].xcom_push(key=name, value=reference)
+        return result.model_dump(mode="json", exclude={"error", "state"})
+
+    def job(self, context: Context) -> Job:
+        """The job of this task instance; raises :class:`ConfigError` before anything starts when a Param is wrong."""
+        step, params = STEPS[self.step], dict(context["params"])
+        check_params(params, context["dag"].params)
+        values = {**config_values(step, self.prefix, params), **self.config}
+        config = parse_config(step.config_class, values, where=f"Params {self.prefix}_*")
+        return Job(
+            step=step.name, config=config.model_dump(mode="json"), inputs=self._references(step, params), airflow=airflow_task(context)
+        )
+
+    def on_kill(self) -> None:
+        """Called on SIGTERM, the only thing that is: stop the child (it checkpoints), close its run, end the task.
+
+        Airflow may call it twice.
+        """
+        child, self._child = self._child, None
+        if child is None:
+            return
+        ended = child.stop(SECONDS_TO_STOP)
+        opened = child.opened
+        if opened is not None and not ended:
+            from lfm_tasks.tracking.rest import set_terminated
+
+            set_terminated(settings().tracking_uri, opened["run_id"], "KILLED", timeout=1.0)
+        raise AirflowTaskTerminated(f"Step {self.step} was asked to stop; its checkpoint is kept for the next run of the same job.")
+
+    def _references(self, step: Step, params: Mapping[str, Any]) -> dict[str, str | list[str]]:
+        found: dict[str, str | list[str]] = {name: value for name, value in self.inputs.items() if value}
+        for name, pattern in self.references.items():
+            filled = [text for one in ([pattern] if isinstance(pattern, str) else pattern) if (text := fill(one, params))]
+            if filled:
+                found[name] = filled
+        missing = [name for name, spec in step.inputs.items() if spec.required and name not in found]
+        if missing:
+            raise AirflowSkipException(f"No {missing[0]} was given for task {self.task_id}.")
+        return found
+
+
+def fill(pattern: str, params: Mapping[str, Any]) -> str:
+    """``pattern`` with each ``{name}`` replaced by that Param; text from a Param is never interpreted further."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in params:
+            raise ConfigError(unknown_name("Param", match[1], params))
+        return str(params[match[1]] or "")
+
+    return re.sub(r"\{(\w+)\}", value, pattern).strip()
+
+
+def check_params(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Refuse Params that the DAG does not declare: Airflow passes them through."""
+    for name in given:
+        if name not in declared:
+            raise ConfigError(unknown_name("Param", name, declared))
+
+
+def airflow_task(context: Context) -> AirflowTask:
+    ti, run = context["ti"], context["dag_run"]
+    return AirflowTask(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index if ti.map_index is not None else -1,
+        try_number=max(1, ti.try_number),
+        url=str(getattr(ti, "log_url", "") or ""),
+        dag_version=str(getattr(ti, "dag_version_id", "") or ""),
+        user=str(getattr(run, "triggering_user_name", "") or ""),
+    )
+
+
+def _failure(result: JobResult) -> AirflowException:
+    assert result.error is not None
+    message = f"{result.error.type}: {result.error.message}"
+    return AirflowException(message) if result.error.retryable else AirflowFailException(message)

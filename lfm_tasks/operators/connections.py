@@ -1,0 +1,51 @@
+"""What Airflow connections hold, as the environment variables that a step reads. Secrets take no other way."""
+
+from __future__ import annotations
+
+from lfm_tasks.settings import Settings
+
+
+def environment_from_connections(settings: Settings) -> dict[str, str]:
+    """Variables from the connections that ``LFM_STORE_CONNECTION``, ``LFM_MLFLOW_CONNECTION`` and
+    ``LFM_LEDGER_CONNECTION`` name; an unset name leaves the worker's own environment in force."""
+    found: dict[str, str] = {}
+    if settings.store_connection:
+        found |= _store(settings.store_connection)
+    if settings.mlflow_connection:
+        found |= _mlflow(settings.mlflow_connection)
+    if settings.ledger_connection:
+        from airflow.sdk import BaseHook
+
+        found["LFM_LEDGER_URI"] = BaseHook.get_connection(settings.ledger_connection).get_uri()
+    return found
+
+
+def _store(name: str) -> dict[str, str]:
+    """An ``aws`` connection: login and password are the key pair; ``endpoint_url``, ``region_name`` come from its extra."""
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(name)
+    extra = connection.extra_dejson
+    pairs = {
+        "AWS_ACCESS_KEY_ID": connection.login,
+        "AWS_SECRET_ACCESS_KEY": connection.password,
+        "AWS_SESSION_TOKEN": extra.get("aws_session_token"),
+        "LFM_S3_ENDPOINT_URL": extra.get("endpoint_url"),
+        "LFM_S3_REGION": extra.get("region_name"),
+    }
+    return {key: value for key, value in pairs.items() if value}
+
+
+def _mlflow(name: str) -> dict[str, str]:
+    """An ``http`` connection to the tracking server."""
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(name)
+    scheme = connection.schema or "http"
+    port = f":{connection.port}" if connection.port else ""
+    pairs = {
+        "LFM_MLFLOW_URI": f"{scheme}://{connection.host}{port}",
+        "MLFLOW_TRACKING_USERNAME": connection.login,
+        "MLFLOW_TRACKING_PASSWORD": connection.password,
+    }
+    return {key: value for key, value in pairs.items() if value}
