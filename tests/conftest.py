@@ -1,0 +1,47 @@
+"""State of the whole session lives in one temporary directory: nothing of the developer's own home is touched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_SESSION = Path(tempfile.mkdtemp(prefix="lfm-tests-"))
+
+# Airflow reads these when it is first imported; a test that needs a server of its own starts one with its own values.
+os.environ.update(
+    AIRFLOW_HOME=str(_SESSION / "airflow"),
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_SESSION / 'airflow.db'}",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+    AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL="error",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    TOKENIZERS_PARALLELISM="false",
+)
+for _name in [name for name in os.environ if name.startswith(("LFM_", "MLFLOW_TRACKING"))]:
+    if _name not in ("LFM_HOME",):
+        del os.environ[_name]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home of its own: store, MLflow and ledger in files below ``tmp_path``."""
+    from lfm_tasks.settings import settings
+
+    monkeypatch.setenv("LFM_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+    yield tmp_path / "home"
+    settings.cache_clear()
+
+
+def pytest_sessionfinish():
+    import shutil
+
+    shutil.rmtree(_SESSION, ignore_errors=True)
