@@ -84,7 +84,7 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
         **{key: value for key, value in entry.items() if key not in ("advanced", "cache")},
         "title": entry.pop("label", name.replace("_", " ").capitalize()) + (f" ({unit})" if unit else ""),
         "description": description,
-        "section": entry.get("section", section),
+        "section": f"{section}: {entry['section']}" if "section" in entry else section,
         **({"values_display": labels} if labels else {}),
     }
 
