@@ -5,11 +5,14 @@ Works on any decoder of transformers that accepts a 4-D attention mask and ``pos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PADDING = -1
 
@@ -48,3 +51,69 @@ def logits_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+SEGMENTS = "lfm_segments"
+
+
+class _Segments:
+    """Lengths of the sequences in the row that is being computed. One row at a time; autograd's own threads read it too."""
+
+    lengths: tuple[int, ...] = ()
+
+
+def can_segment(model: nn.Module) -> bool:
+    """True for a model whose attention can be confined to segments: it looks its attention function up, and has no state
+    that runs through the row (as Mamba has)."""
+    return bool(getattr(model, "_supports_attention_backend", False)) and not getattr(model, "_is_stateful", False)
+
+
+@contextmanager
+def segmented(model: nn.Module) -> Iterator[None]:
+    """Inside the block ``model`` computes rows ``[1, length]`` of several sequences; :func:`segments` says which.
+
+    Attention is computed sequence by sequence, so a row costs what its sequences cost, and nothing leaks between them.
+    Pass ``position_ids`` that begin anew at each sequence.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation(SEGMENTS)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def segments(lengths: Sequence[int]) -> Iterator[None]:
+    """The row that is computed inside the block, forwards and backwards, holds sequences of these lengths, end to end."""
+    _Segments.lengths = tuple(lengths)
+    try:
+        yield
+    finally:
+        _Segments.lengths = ()
+
+
+def segmented_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of transformers' interface: ``query`` ``[1, heads, length, width]`` to ``[1, length, heads, width]``.
+
+    Sequences longer than a sliding window get the window's mask.
+    """
+    window = options.get("sliding_window")
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    rows, start = [], 0
+    for length in _Segments.lengths or (query.shape[2],):
+        part = slice(start, start + length)
+        mask = _window_mask(length, window, query.device) if window and length > window else None
+        rows.append(sdpa(module, query[:, :, part], key[:, :, part], value[:, :, part], mask, **options)[0])
+        start += length
+    return torch.cat(rows, dim=1), None
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    allowed = torch.ones(length, length, dtype=torch.bool, device=device)
+    return (allowed.tril() & allowed.triu(1 - window))[None, None]
+
+
+AttentionInterface.register(SEGMENTS, segmented_attention)

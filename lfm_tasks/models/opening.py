@@ -1,0 +1,190 @@
+"""Open models and adapters from verified directories: safetensors only, nothing from the network, no code from the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from lfm_tasks.errors import IncompatibleModels, InvalidInput
+from lfm_tasks.models.safety import check_model_directory
+from lfm_tasks.models.saving import ADAPTER_FILE, ADAPTER_WEIGHTS
+from lfm_tasks.seeds import derive_seed
+from lfm_tasks.step import Input
+
+
+def open_model(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model by what it is: a sequence classifier where its config says so, else a decoder with its head.
+
+    An adapter comes back merged into its base.
+    """
+    if source.kind == "adapter":
+        task = read_adapter(source.path)["task"]
+    else:
+        task = "classification" if is_classifier(read_config(source.path)) else "causal_lm"
+    return open_classifier(source, dtype=dtype) if task == "classification" else open_causal_lm(source, dtype=dtype)
+
+
+def open_causal_lm(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A decoder with its language-model head. Raises :class:`IncompatibleModels` for an encoder."""
+    directory = model_directory(source)
+    config = read_config(directory)
+    if type(config) not in AutoModelForCausalLM._model_mapping or _is_encoder(config):
+        raise IncompatibleModels(
+            f"{source.reference} is a {config.model_type} model, which generates no text. Use a decoder, or a classification data set."
+        )
+    return _with_adapter(_load(AutoModelForCausalLM, directory, config, dtype), source)
+
+
+def open_classifier(
+    source: Input, labels: list[str] | None = None, seed: int = 0, *, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A sequence classifier. Where the directory has no head for ``labels``, one is made, drawn from ``seed``.
+
+    ``labels`` None takes the classes that the model (or the adapter) names; a model without any is refused.
+    """
+    directory = model_directory(source)
+    config = read_config(directory)
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise IncompatibleModels(f"{source.reference} is a {config.model_type} model, which transformers offers no classifier for.")
+    if labels is None and source.kind == "adapter":
+        labels = read_adapter(source.path)["labels"] or None
+    if labels is None and not is_classifier(config):
+        raise IncompatibleModels(f"{source.reference} is no classifier. Tune it on a classification data set first.")
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    if config.pad_token_id is None:
+        config.pad_token_id = config.eos_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "head"))
+        model = _load(AutoModelForSequenceClassification, directory, config, dtype)
+    return _with_adapter(model, source)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules that hold parameters and stand outside the backbone: ``lm_head``, ``classifier``, ``score``."""
+    return [name for name, module in model.named_children() if name != model.base_model_prefix and any(True for _ in module.parameters())]
+
+
+def fresh_modules(model: nn.Module) -> list[str]:
+    """Modules whose parameters the directory did not hold, so that they were drawn at random when it was opened."""
+    return sorted({name.rpartition(".")[0] for name in getattr(model, "fresh_parameters", ())})
+
+
+def model_directory(source: Input) -> Path:
+    """Where the weights of a model, or of an adapter's base, are; checked to be safe to open.
+
+    Raises :class:`IncompatibleModels` when an adapter was made for another base.
+    """
+    if source.kind == "model":
+        check_model_directory(source.path)
+        return source.path
+    if source.kind != "adapter":
+        raise InvalidInput(f"{source.reference} is a {source.kind}; a model or an adapter is needed.")
+    check_model_directory(source.path)
+    made_for = read_adapter(source.path)["base"]["sha256"]
+    if source.base is None:
+        raise IncompatibleModels(f"{source.reference} is an adapter on sha256:{made_for}, which was not given. Give its base with it.")
+    if made_for != source.base.sha256:
+        raise IncompatibleModels(
+            f"{source.reference} was made for the base sha256:{made_for}, but the base given is sha256:{source.base.sha256}. "
+            "Use the former."
+        )
+    return model_directory(source.base)
+
+
+def read_adapter(directory: Path) -> dict[str, Any]:
+    """The content of ``lfm_adapter.json``."""
+    path = directory / ADAPTER_FILE
+    if not path.is_file():
+        raise InvalidInput(f"The adapter has no {ADAPTER_FILE}, which names its base. Make it by the step 'tune'.")
+    return json.loads(path.read_text())
+
+
+def read_config(directory: Path) -> PreTrainedConfig:
+    """The model's config. Raises :class:`IncompatibleModels` for an architecture that transformers does not know."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InvalidInput("The model directory has no config.json. Give a Hugging Face model directory.")
+    model_type = json.loads(path.read_text()).get("model_type")
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (KeyError, ValueError) as error:
+        raise IncompatibleModels(
+            f"The model_type {model_type!r} in config.json is not one that this version of transformers can open ({type(error).__name__}). "
+            "Use an architecture that transformers has built in."
+        ) from None
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer_sha256: str, dataset: dict[str, Any]) -> None:
+    """Raise :class:`IncompatibleModels` unless ``dataset`` (its ``dataset.json``) was tokenized for ``model``.
+
+    ``tokenizer_sha256`` is the digest of the model's tokenizer.
+    """
+    if dataset["tokenizer_sha256"] != tokenizer_sha256:
+        raise IncompatibleModels(
+            f"The data set was prepared with the tokenizer {dataset['tokenizer_sha256'][:12]}…, the model has {tokenizer_sha256[:12]}…. "
+            "Prepare the data with this model."
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if dataset["vocabulary"] > rows:
+        raise IncompatibleModels(
+            f"The data set has a vocabulary of {dataset['vocabulary']:,} tokens, the model embeds {rows:,}. "
+            "Prepare the data with this model."
+        )
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    """BERT and its kin can be decoders, when their config says so."""
+    return getattr(config, "is_encoder_decoder", False) or (config.model_type in _ENCODERS and not getattr(config, "is_decoder", False))
+
+
+_ENCODERS = frozenset({"bert", "roberta", "electra", "camembert", "xlm-roberta", "roformer", "data2vec-text", "megatron-bert", "rembert"})
+
+
+def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    options = {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, info = auto.from_pretrained(directory, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        model, info = auto.from_pretrained(directory, attn_implementation="eager", **options)
+    model.fresh_parameters = sorted(info["missing_keys"])
+    return model.eval()
+
+
+def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+    if source.kind != "adapter":
+        return model
+    if (source.path / "adapter_config.json").is_file():
+        return PeftModel.from_pretrained(model, str(source.path), local_files_only=True, use_safetensors=True).merge_and_unload()
+    return load_tensors(model, load_file(source.path / ADAPTER_WEIGHTS), source.reference)
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> Any:
+    """Copy named tensors over the model's parameters; raise :class:`IncompatibleModels` for a name or shape it lacks."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise IncompatibleModels(f"{where} changes the parameter '{name}' {list(tensor.shape)}, which the base does not have.")
+            parameters[name].copy_(tensor)
+    return model
