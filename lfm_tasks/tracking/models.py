@@ -1,0 +1,182 @@
+"""Registered models in MLflow, moved by compare-and-set under the ledger."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlflow.exceptions import MlflowException
+
+from lfm_tasks.artifacts.references import Reference
+from lfm_tasks.errors import Conflict, InvalidInput, ReferenceRefused, unknown_name
+from lfm_tasks.names import check_name
+from lfm_tasks.step import Input, Move
+from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
+from lfm_tasks.tracking.ledger import Entry, Ledger
+from lfm_tasks.tracking.logged_models import SHA256, LoggedModels
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+class RegisteredModels:
+    """Implements :class:`lfm_tasks.step.ModelRegistry`. ``who`` tells the ledger on whose behalf a move is made."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, logged: LoggedModels, who: Callable[[], Mapping[str, str]]) -> None:
+        self._connection, self._ledger, self._logged, self._who = connection, ledger, logged, who
+
+    def aliased(self, name: str, alias: str) -> tuple[str, str] | None:
+        found = self._aliased(check_name("Model name", name), _check_alias(alias))
+        return None if found is None else (str(found.version), _sha256(found))
+
+    def promote(self, name: str, alias: str, model: Input, expected: str | None, reason: str, evidence: str) -> Move:
+        check_name("Model name", name)
+        _check_alias(alias)
+        with self._ledger.locks.hold(f"model {name}"):
+            last = self._settle(name, alias)
+            current = self._current(name, alias)
+            if last is not None and _is_same(last, model, evidence) and current == last.content["to"]:
+                return _move(last)
+            if current != expected:
+                raise Conflict(_moved(name, alias, expected, current, last))
+            version = self._version(name, model, evidence)
+            move = {"alias": alias, "from": current, "to": version, "artifact_sha256": model.sha256}
+            move |= {"who": dict(self._who()), "why": reason, "evidence_sha256": evidence}
+            entry = self._ledger.append(name, move)
+            self._finish(entry)
+            return _move(entry)
+
+    def resolve(self, reference: Reference) -> tuple[str, str]:
+        """(artifact sha256, version) of a ``models:/`` reference; raises :class:`ReferenceRefused` where there is none."""
+        found = self._find(reference)
+        if found is None:
+            raise ReferenceRefused(self._explain(reference))
+        return _sha256(found), str(found.version)
+
+    def verify(self, name: str) -> list[str]:
+        """What is wrong with the ledger of ``name``, its copies, and the aliases that it governs; empty when all is well."""
+        problems = self._ledger.problems(check_name("Model name", name))
+        for alias, last in _heads(self._ledger.entries(name)).items():
+            found = self._aliased(name, alias)
+            if found is None or str(found.version) != last.content["to"]:
+                names = "nothing" if found is None else f"version {found.version}"
+                problems.append(f"Alias {alias!r} of {name} names {names}; the ledger says version {last.content['to']}.")
+            elif found.tags.get(SHA256) != last.content["artifact_sha256"]:
+                problems.append(f"Version {found.version} of {name} is tagged with another artifact than the ledger names.")
+        return problems
+
+    def _settle(self, name: str, alias: str) -> Entry | None:
+        """The last move of ``alias``, finished if its process died; a move that is not in the ledger is refused."""
+        last = _heads(self._ledger.entries(name)).get(alias)
+        if last is None:
+            return None
+        current, finished = self._current(name, alias), self._ledger.has_copy(last)
+        if current != last.content["to"] and (finished or current != last.content["from"]):
+            raise Conflict(
+                f"Alias {alias!r} of {name!r} names {_version_text(current)}, but the ledger's last move (entry {last.n} at "
+                f"{last.content['time']}) set it to version {last.content['to']}: somebody moved it outside this platform. "
+                f"Set it back to version {last.content['to']} in MLflow, then promote again."
+            )
+        if not finished:
+            self._finish(last)
+        return last
+
+    def _finish(self, entry: Entry) -> None:
+        """Move MLflow's alias, then put the copy into the store: a move with a copy is a finished one."""
+        move = entry.content
+        self._connection.call(self._connection.client.set_registered_model_alias, move["model"], move["alias"], move["to"])
+        self._ledger.copy(entry)
+
+    def _version(self, name: str, model: Input, evidence: str) -> str:
+        """The one version of ``model``'s artifact, made if it is not there yet."""
+        client = self._connection.client
+        self._connection.create(lambda: self._registered(name), lambda: client.create_registered_model(name))
+        made = self._connection.create(
+            lambda: self._version_of(name, model.sha256),
+            lambda: client.create_model_version(name, await_creation_for=0, **self._logged.source(model.kind, model.sha256, evidence)),
+        )
+        return str(made.version)
+
+    def _version_of(self, name: str, sha256: str) -> ModelVersion | None:
+        found = self._connection.client.search_model_versions(f"name = '{name}' AND tags.`{SHA256}` = '{sha256}'")
+        return min(found, key=lambda version: int(version.version), default=None)
+
+    def _registered(self, name: str) -> Any | None:
+        return self._or_none(self._connection.client.get_registered_model, name)
+
+    def _aliased(self, name: str, alias: str) -> ModelVersion | None:
+        return self._or_none(self._connection.client.get_model_version_by_alias, name, alias)
+
+    def _current(self, name: str, alias: str) -> str | None:
+        found = self._aliased(name, alias)
+        return None if found is None else str(found.version)
+
+    def _find(self, reference: Reference) -> ModelVersion | None:
+        if reference.alias is not None:
+            return self._aliased(reference.name, reference.alias)
+        return self._or_none(self._connection.client.get_model_version, reference.name, reference.version)
+
+    def _or_none(self, function: Callable[..., Any], *arguments: str | None) -> Any | None:
+        try:
+            return self._connection.call(function, *arguments)
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+
+    def _explain(self, reference: Reference) -> str:
+        registered = self._registered(reference.name)
+        if registered is None:
+            names = [model.name for model in self._connection.call(self._connection.client.search_registered_models, max_results=100)]
+            return unknown_name("registered model", reference.name, names)
+        if reference.alias is not None:
+            return unknown_name(f"alias of model '{reference.name}'", reference.alias, registered.aliases)
+        versions = self._connection.call(self._connection.client.search_model_versions, f"name = '{reference.name}'")
+        return unknown_name(f"version of model '{reference.name}'", str(reference.version), (str(v.version) for v in versions))
+
+
+def _heads(entries: list[Entry]) -> dict[str, Entry]:
+    """The last move of each alias."""
+    return {entry.content["alias"]: entry for entry in entries}
+
+
+def _is_same(entry: Entry, model: Input, evidence: str) -> bool:
+    return entry.content["artifact_sha256"] == model.sha256 and entry.content["evidence_sha256"] == evidence
+
+
+def _move(entry: Entry) -> Move:
+    move = entry.content
+    return Move(move["model"], move["alias"], move["to"], move["from"], entry.n, entry.sha256, move["artifact_sha256"])
+
+
+def _moved(name: str, alias: str, expected: str | None, current: str | None, last: Entry | None) -> str:
+    by = ""
+    if last is not None:
+        who = ", ".join(f"{key} {value}" for key, value in last.content["who"].items()) or "unknown"
+        by = f" It was moved at {last.content['time']} by {who} ({last.content['why'] or 'no reason given'})."
+    return (
+        f"Alias {alias!r} of {name!r} names {_version_text(current)}, not {_version_text(expected)} as expected; nothing was moved.{by} "
+        "Run the gate again, against the model that it names now."
+    )
+
+
+def _version_text(version: str | None) -> str:
+    return "no version" if version is None else f"version {version}"
+
+
+def _sha256(version: ModelVersion) -> str:
+    if SHA256 not in version.tags:
+        raise ReferenceRefused(
+            f"Version {version.version} of {version.name!r} was registered outside this platform: it has no tag {SHA256}. "
+            "Import the model into the store and promote it from there."
+        )
+    return version.tags[SHA256]
+
+
+def _check_alias(alias: str) -> str:
+    if not ALIAS.fullmatch(alias):
+        raise InvalidInput(f"Alias {alias!r} is not valid. Use 1 to 32 lower-case letters, digits, '_' and '-', beginning with a letter.")
+    return alias
