@@ -1,0 +1,243 @@
+"""The training loop: keyed order and dropout, so that a run stopped anywhere and resumed is the run that was never stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lfm_tasks.errors import AttemptKilled, NonFiniteLoss
+from lfm_tasks.models.attention import can_segment, segmented
+from lfm_tasks.seeds import derive_seed
+from lfm_tasks.step import StepContext
+from lfm_tasks.tuning import checkpoint
+from lfm_tasks.tuning.batches import Batch, Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
+from lfm_tasks.tuning.checkpoint import Progress
+from lfm_tasks.tuning.config import TuneConfig
+from lfm_tasks.tuning.methods.method import TuningMethod
+from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
+from lfm_tasks.tuning.schedules import factor, warmup_steps
+from lfm_tasks.tuning.split import Split
+
+
+@dataclass
+class Training:
+    """One run. ``model`` is what the method made: its ``requires_grad`` says what trains."""
+
+    model: nn.Module
+    base: nn.Module
+    """The transformers model inside ``model`` (the same one, where the method wraps nothing)."""
+    method: TuningMethod
+    config: TuneConfig
+    plan: Plan
+    train: Split
+    validation: Split
+    labels: bool
+    """True: classification; False: language modelling."""
+    context: StepContext
+    device: torch.device = torch.device("cpu")
+    identity: Any = None
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self.optimizer = make_optimizer(self.parameters, self.config)
+        self.warmup = warmup_steps(self.config.warmup_steps, self.config.warmup_ratio, self.plan.steps)
+        self.counts = parameter_counts(self.model)
+        self.packs = self.config.packing and not self.labels and can_segment(self.base)
+
+    def run(self) -> Progress:
+        """Train to the end. Raises :class:`AttemptKilled` (with a checkpoint kept) and :class:`NonFiniteLoss`."""
+        self._resume()
+        with torch.random.fork_rng(), self._modes():
+            while not self._evaluate_if_due() and self.progress.step < self.plan.steps:
+                self._step()
+                every = self.config.checkpoint_every
+                if every and self.progress.step % every == 0 and self.progress.step < self.plan.steps:
+                    self._save()
+        if self.best:
+            with torch.no_grad():
+                for name, tensor in self.best.items():
+                    self.parameters[name].copy_(tensor)
+        self.model.eval()
+        return self.progress
+
+    def _modes(self) -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(self.method.training(self.model))
+        if self.packs:
+            stack.enter_context(segmented(self.base))
+        if self.config.gradient_checkpointing:
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+            stack.callback(self.base.gradient_checkpointing_disable)
+        return stack
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        step, config = self.progress.step, self.config
+        examples = self.plan.examples(step)
+        count = count_targets(self.train, examples, labels=self.labels)
+        rate = config.learning_rate * factor(config.schedule, step, self.warmup, self.plan.steps)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for micro, batch in enumerate(self._batches(self.train, examples)):
+            torch.manual_seed(derive_seed(config.seed, "dropout", step, micro))
+            with row_of(batch):
+                with self._autocast():
+                    loss = loss_sum(self.model, batch) / count
+                loss.backward()
+            total += loss.detach()
+            self._poll()
+        norm = clip(self.parameters.values(), config.max_grad_norm)
+        loss_value, norm_value = torch.stack([total, norm]).tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise NonFiniteLoss(self._explain_non_finite(loss_value, norm_value, examples))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        tokens = int(sum(len(self.train.tokens[index]) for index in examples))
+        elapsed = time.monotonic() - started
+        self.seconds += elapsed
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        self.progress.history.append({"step": step + 1, "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value})
+        measured = {"loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "tokens_per_second": tokens / max(elapsed, 1e-9)}
+        self._report(measured)
+
+    def _evaluate_if_due(self) -> bool:
+        """Evaluate where it is time to. True: there is no use in going on."""
+        progress, config = self.progress, self.config
+        every = config.evaluate_every or self.plan.per_epoch
+        due = progress.step > 0 and (progress.step % every == 0 or progress.step >= self.plan.steps)
+        if due and progress.evaluated != progress.step and len(self.validation):
+            value = self.evaluate(self.validation)
+            progress.evaluated = progress.step
+            progress.history.append({"step": progress.step, "validation_loss": value})
+            self._keep_best(value)
+            self._report({"validation_loss": value})
+        return progress.stopped_early
+
+    def _keep_best(self, value: float) -> None:
+        progress, patience = self.progress, self.config.early_stopping_patience
+        if progress.best_loss is None or value < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.worse = value, progress.step, 0
+            if patience:
+                self.best = {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+        else:
+            progress.worse += 1
+            progress.stopped_early = bool(patience) and progress.worse >= patience
+
+    def evaluate(self, split: Split) -> float:
+        """Mean loss in nats a target over all of ``split``."""
+        self.model.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        everything = range(len(split))
+        with torch.inference_mode():
+            for batch in self._batches(split, everything):
+                with row_of(batch), self._autocast():
+                    total += loss_sum(self.model, batch).double()
+                self._poll()
+        return total.item() / count_targets(split, everything, labels=self.labels)
+
+    def _batches(self, split: Split, examples: Any) -> Iterator[Batch]:
+        lengths = [len(ids) for ids in split.tokens]
+        if self.packs:
+            groups = pack(examples, lengths, self.config.pack_length)
+        else:
+            groups = chunk_by_length(examples, lengths, self.config.micro_batch_size)
+        pad = self.base.config.pad_token_id or 0
+        for group in groups:
+            batch = packed_batch(split, group) if self.packs else padded_batch(split, group, pad, labels=self.labels)
+            yield to_device(batch, self.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if uses_bfloat16(self.config, self.device) else nullcontext()
+
+    def _poll(self) -> None:
+        if self.context.stop_requested():
+            self._stop()
+
+    def _report(self, measured: dict[str, float]) -> None:
+        try:
+            self.context.report(self.progress.step, self.plan.steps, measured)
+        except AttemptKilled:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Parameters change in the last act of a step, so a checkpoint made anywhere is one of the last whole step."""
+        self._save()
+        raise AttemptKilled(
+            f"Stopped on request after step {self.progress.step} of {self.plan.steps}; its checkpoint is kept, "
+            "and a retry goes on from there."
+        )
+
+    def _save(self) -> None:
+        def write(directory: Path) -> None:
+            checkpoint.save(directory, self.parameters, self.optimizer, self.progress, self.best, self.identity)
+
+        self.context.checkpoints.save(self.progress.step, write)
+
+    def _resume(self) -> None:
+        newest = self.context.checkpoints.latest()
+        if newest is None:
+            return
+        loaded = checkpoint.load(newest, self.parameters, self.optimizer, self.identity)
+        if loaded is None:
+            self.context.log("The checkpoint found belongs to another run; starting from the beginning.")
+            return
+        self.progress, self.best = loaded
+        self.context.log(f"Resumed from the checkpoint of step {self.progress.step}.")
+
+    def _explain_non_finite(self, loss: float, norm: float, examples: list[int]) -> str:
+        ids = ", ".join(self.train.sample_ids[index] for index in examples)
+        return (
+            f"Step {self.progress.step + 1}: the loss is {loss} and the gradient norm {norm}. Look at these samples of its batch, or lower "
+            f"the learning rate ({self.config.learning_rate}): {ids}."
+        )
+
+
+def make_optimizer(parameters: dict[str, Tensor], config: TuneConfig) -> torch.optim.AdamW:
+    """AdamW over what trains; weight decay on matrices only."""
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values()),
+    )
+
+
+def clip(parameters: Any, limit: float) -> Tensor:
+    """Scale the gradients down to the norm ``limit`` (0: leave them); return the norm that they had."""
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    parameters = list(model.parameters())
+    return {
+        "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "total_parameters": sum(parameter.numel() for parameter in parameters),
+    }
+
+
+def uses_bfloat16(config: TuneConfig, device: torch.device) -> bool:
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.precision == "bfloat16"
