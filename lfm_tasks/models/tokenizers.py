@@ -1,0 +1,36 @@
+"""Open a model's tokenizer, and name it by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lfm_tasks.artifacts.hashing import sha256_file
+from lfm_tasks.errors import InvalidInput
+
+
+def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the model directory ``path``; raises :class:`InvalidInput` where there is none."""
+    _tokenizer_file(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain Exception on a malformed file
+        raise InvalidInput(
+            f"The tokenizer cannot be opened ({type(error).__name__}: {error}). Save the model's tokenizer again."
+        ) from error
+    if not tokenizer.is_fast:
+        raise InvalidInput(f"{type(tokenizer).__name__} is not a fast tokenizer. Save the model with the fast version of its tokenizer.")
+    return tokenizer
+
+
+def tokenizer_digest(path: Path) -> str:
+    """SHA-256 of the model directory's ``tokenizer.json``: what a prepared data set is bound to."""
+    return sha256_file(_tokenizer_file(path))
+
+
+def _tokenizer_file(path: Path) -> Path:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise InvalidInput("The model directory has no tokenizer.json. Save the model with the fast version of its tokenizer.")
+    return file
