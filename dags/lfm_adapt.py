@@ -75,7 +75,8 @@ Every unchanged step is answered from the step cache and says so. Results are in
     prepare_general = PrepareOperator(
         task_id="prepare_general",
         references={"data": "{general}", "model": "{model}"},
-        config={"task": "text", "train_fraction": 0.0},
+        prefix="general",
+        config={"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256},
         **HEAVY,
     )
     tune = TuneOperator(task_id="tune", references={"model": "{model}"}, inputs={"dataset": prepare.output["dataset"]}, **HEAVY)

@@ -1,0 +1,23 @@
+"""Close MLflow runs that a killed worker left RUNNING."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from airflow.sdk import DAG
+
+from lfm_tasks.operators import ReapOperator
+
+with DAG(
+    dag_id="lfm_reap",
+    description="Close MLflow runs whose process is gone",
+    doc_md=__doc__ + "\nAirflow is asked for the state of each run's task first; a run of a living task is left alone.\n",
+    schedule=timedelta(minutes=15),
+    start_date=datetime(2026, 1, 1),
+    is_paused_upon_creation=False,
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "lfm", "retries": 1, "retry_delay": timedelta(minutes=1)},
+    tags=["lfm", "maintenance"],
+) as dag:
+    ReapOperator(task_id="reap")
