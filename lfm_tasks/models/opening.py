@@ -30,10 +30,11 @@ def open_model(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrain
 
     An adapter comes back merged into its base.
     """
+    directory = model_directory(source)
     if source.kind == "adapter":
         task = read_adapter(source.path)["task"]
     else:
-        task = "classification" if is_classifier(read_config(source.path)) else "causal_lm"
+        task = "classification" if is_classifier(read_config(directory)) else "causal_lm"
     return open_classifier(source, dtype=dtype) if task == "classification" else open_causal_lm(source, dtype=dtype)
 
 

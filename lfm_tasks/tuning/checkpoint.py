@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: TID253
-from safetensors.torch import load_file, save_file  # noqa: TID253
-from torch import Tensor  # noqa: TID253
-from torch.optim import Optimizer  # noqa: TID253
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
