@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.tracking.mlflow_connection import Connection
 from lfm_tasks.tracking.filters import one_of
 from lfm_tasks.tracking.locks import Locks
+from lfm_tasks.tracking.mlflow_connection import Connection
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

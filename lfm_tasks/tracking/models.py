@@ -12,9 +12,9 @@ from lfm_tasks.artifacts.references import Reference
 from lfm_tasks.errors import Conflict, InvalidInput, ReferenceRefused, unknown_name
 from lfm_tasks.names import check_name
 from lfm_tasks.step import Input, Move
-from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 from lfm_tasks.tracking.ledger import Entry, Ledger
 from lfm_tasks.tracking.logged_models import SHA256, LoggedModels
+from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -17,10 +17,10 @@ from lfm_tasks.errors import ConfigError, TrackingUnavailable
 from lfm_tasks.names import check_name
 from lfm_tasks.settings import Settings
 from lfm_tasks.tracking import records
-from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 from lfm_tasks.tracking.filters import equals
 from lfm_tasks.tracking.ledger import Ledger
 from lfm_tasks.tracking.logged_models import LoggedModels
+from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 from lfm_tasks.tracking.models import RegisteredModels
 from lfm_tasks.tracking.redact import redact
 from lfm_tasks.tracking.reporter import Reporter
