@@ -1,0 +1,70 @@
+"""Prompts and completions from rows: exact replacement of ``{column}``, and the model's own chat template. Nothing is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedTokenizerBase
+
+from lfm_tasks.data.config import PLACEHOLDER
+from lfm_tasks.errors import DataError
+
+_REPLY = "REPLY-STANDS-HERE"
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """``template`` with each ``{column}`` replaced once; what the values hold is not looked at again."""
+    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+class Plain:
+    """The prompt as it stands, begun as the tokenizer begins a text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.prefix = special_frame(tokenizer)[0]
+        self.closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def prompt(self, text: str) -> str:
+        return text
+
+    def completion(self, text: str) -> str:
+        return text
+
+
+class Chat:
+    """The prompt as the user's turn of the model's chat template, which writes its special tokens itself."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> None:
+        if not tokenizer.chat_template:
+            raise DataError("The model has no chat template. Set template to 'plain', or take a model that was tuned to chat.")
+        self._tokenizer = tokenizer
+        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        self.prefix: list[int] = []
+        self.closing = self._closing()
+
+    def prompt(self, text: str) -> str:
+        turns = [*self._system, {"role": "user", "content": text}]
+        return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def completion(self, text: str) -> str:
+        return text.strip()
+
+    def _closing(self) -> list[int]:
+        """What ends the assistant's turn: the template's text after the reply, up to its first special token."""
+        turns = [*self._system, {"role": "user", "content": "-"}, {"role": "assistant", "content": _REPLY}]
+        tail = self._tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_REPLY)[2]
+        ids = self._tokenizer(tail, add_special_tokens=False).input_ids
+        special = [position for position, token in enumerate(ids) if token in self._tokenizer.all_special_ids]
+        if special:
+            return ids[: special[0] + 1]
+        return [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
+
+
+def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    framed = tokenizer("a", add_special_tokens=True).input_ids
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :]
+    raise DataError(f"{type(tokenizer).__name__} changes a text when it adds special tokens; it cannot be used to prepare data.")
