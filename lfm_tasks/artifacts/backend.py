@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
+
+from lfm_tasks.artifacts.manifest import FileEntry
+
+Place = Callable[[tuple[FileEntry, ...]], tuple[str, bytes]]
+"""From the entries of a tree's files to its prefix and the bytes of its manifest."""
 
 
 class Backend(Protocol):
@@ -18,14 +24,21 @@ class Backend(Protocol):
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write a small object durably."""
 
+    def put_tree(self, files: Sequence[tuple[str, Path]], place: Place) -> tuple[FileEntry, ...]:
+        """Put ``files`` (relative path, source) and then their manifest where ``place`` says; return their entries.
+
+        Until the manifest is there, nobody sees the tree. Where one is there already, it is left as it is. Leftovers of
+        writers that died are removed on the way.
+        """
+
     def get_bytes(self, key: str) -> bytes | None:
         """A small object, or None where it does not exist."""
 
     def get_file(self, key: str, destination: Path) -> str:
-        """Stream ``key`` to ``destination``; return the SHA-256 of the bytes read."""
+        """Stream ``key`` to ``destination``; return the SHA-256 of the bytes read. Raises ``FileNotFoundError``."""
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of the stored bytes, read back from the medium."""
+        """SHA-256 of the stored bytes, read back from the medium. Raises ``FileNotFoundError``."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -37,6 +50,12 @@ class Backend(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Where ``key`` lies on this machine's disk, or None for a remote medium."""
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Remove what writers that died have left; return how many leftovers there were.
+
+        ``older_than`` protects living writers where the medium cannot tell whether a writer is alive.
+        """
 
 
 def open_backend(uri: str) -> Backend:

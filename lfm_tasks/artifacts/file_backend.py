@@ -1,111 +1,195 @@
-"""A store in a directory: temporary file, fsync, rename."""
+"""A store in a directory: everything is written in a workspace of its own, flushed, and renamed into place."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlparse
 
+from lfm_tasks.artifacts.backend import Place
+from lfm_tasks.artifacts.disk import cannot_read, cannot_write, make_directory, read_blocks, replace_file, sync_directory, write_file
 from lfm_tasks.artifacts.hashing import sha256_file
-from lfm_tasks.artifacts.manifest import check_relative_path
-from lfm_tasks.errors import StoreUnavailable
+from lfm_tasks.artifacts.manifest import MANIFEST, FileEntry, check_relative_path
 
-_BLOCK = 4 << 20
+WORKSPACES = ".tmp"
+_LOCK = "lock"
 
 
 class FileBackend:
+    """One file per key below the root.
+
+    A workspace is ``.tmp/<random>/`` with a lock that its process holds: the kernel lets go of it when the process
+    dies, however it dies, and then :meth:`sweep` may remove the workspace.
+    """
+
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
         self.root = Path(unquote(urlparse(uri).path)).resolve()
 
     def put_file(self, key: str, source: Path) -> str:
-        digest = hashlib.sha256()
-        with source.open("rb") as reader, self._replacing(key) as writer:
-            while block := reader.read(_BLOCK):
-                digest.update(block)
-                writer.write(block)
-        return digest.hexdigest()
+        with self._workspace() as work:
+            digest, _ = write_file(work / "file", read_blocks(source))
+            self._rename(work / "file", key)
+        return digest
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        with self._replacing(key) as writer:
-            writer.write(data)
+        with self._workspace() as work:
+            write_file(work / "file", [data])
+            self._rename(work / "file", key)
+
+    def put_tree(self, files: Sequence[tuple[str, Path]], place: Place) -> tuple[FileEntry, ...]:
+        """One pass over the sources: the address is known when the copies are there, and one rename makes them visible."""
+        self.sweep()
+        with self._workspace() as work:
+            tree = work / "tree"
+            entries = tuple(_copy(source, tree, name) for name, source in files)
+            prefix, manifest = place(entries)
+            write_file(tree / MANIFEST, [manifest])
+            for directory, _, _ in os.walk(tree, topdown=False):
+                sync_directory(Path(directory))
+            self._publish(tree, prefix)
+        return entries
 
     def get_bytes(self, key: str) -> bytes | None:
+        path = self._path(key)
         try:
-            return self._path(key).read_bytes()
-        except FileNotFoundError:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+        except OSError as error:
+            raise cannot_read(error, path) from error
 
     def get_file(self, key: str, destination: Path) -> str:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self._path(key), destination)
-        return sha256_file(destination)
+        return replace_file(destination, read_blocks(self._existing(key)))
 
     def sha256(self, key: str) -> str:
-        return sha256_file(self._path(key))
+        path = self._existing(key)
+        try:
+            return sha256_file(path)
+        except OSError as error:
+            raise cannot_read(error, path) from error
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
-        base = self.root / prefix
-        for path in sorted(base.rglob("*")):
-            if path.is_file() and not path.name.startswith(".tmp-"):
-                yield path.relative_to(self.root).as_posix()
+        found = (path.relative_to(self.root) for path in (self.root / prefix).rglob("*") if path.is_file())
+        yield from sorted(key.as_posix() for key in found if key.parts[0] != WORKSPACES)
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix.rstrip("/"))
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with self._workspace() as work, suppress(FileNotFoundError):
+            os.rename(path, work / "deleted")
+            sync_directory(path.parent)
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
 
+    def sweep(self, older_than: timedelta = timedelta(0)) -> int:
+        """Remove workspaces whose process is gone; ``older_than`` is not needed here, because their locks tell."""
+        swept = 0
+        with suppress(FileNotFoundError):
+            for work in sorted((self.root / WORKSPACES).iterdir()):
+                swept += _remove_if_abandoned(work)
+        return swept
+
     def _path(self, key: str) -> Path:
         return self.root / check_relative_path(key)
 
-    @contextmanager
-    def _replacing(self, key: str) -> Iterator[BinaryIO]:
-        """A file that takes the place of ``key`` when the block ends well, and leaves no trace when it does not."""
+    def _existing(self, key: str) -> Path:
+        if not self.exists(key):
+            raise FileNotFoundError(errno.ENOENT, "There is no such key in the store", key)
+        return self._path(key)
+
+    def _rename(self, written: Path, key: str) -> None:
         target = self._path(key)
+        make_directory(target.parent)
+        os.replace(written, target)
+        sync_directory(target.parent)
+
+    def _publish(self, tree: Path, prefix: str) -> None:
+        target = self._path(prefix)
+        make_directory(target.parent)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+            os.rename(tree, target)
         except OSError as error:
-            raise _unavailable(error, target) from error
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if (target / MANIFEST).is_file():
+                return
+            os.rename(target, tree.with_name("incomplete"))
+            os.rename(tree, target)
+        sync_directory(target.parent)
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """A directory on the store's own file system that nobody sees; gone when the block ends."""
         try:
-            with os.fdopen(descriptor, "wb", buffering=0) as writer:
-                yield writer
-                os.fsync(writer.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-            _fsync_directory(target.parent)
+            work, lock = _claim(self.root / WORKSPACES)
+            try:
+                yield work
+            finally:
+                try:
+                    _discard(work)
+                finally:
+                    os.close(lock)
         except OSError as error:
-            Path(name).unlink(missing_ok=True)
-            raise _unavailable(error, target) from error
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            raise cannot_write(error, self.root) from error
 
 
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _copy(source: Path, tree: Path, name: str) -> FileEntry:
+    target = tree / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = write_file(target, read_blocks(source))
+    return FileEntry(path=name, sha256=digest, size=size)
+
+
+def _claim(workspaces: Path) -> tuple[Path, int]:
+    """A new workspace and its held lock. A sweeper that came between making and locking it has removed it: try again."""
+    make_directory(workspaces)
+    while True:
+        work = workspaces / secrets.token_hex(8)
+        work.mkdir()
+        with suppress(FileNotFoundError):
+            lock = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return work, lock
+            os.close(lock)
+
+
+def _remove_if_abandoned(work: Path) -> bool:
     try:
-        os.fsync(descriptor)
+        lock = os.open(work / _LOCK, os.O_RDWR)
+    except OSError:
+        with suppress(OSError):
+            work.rmdir()
+        return not work.exists()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        _discard(work)
+        return True
     finally:
-        os.close(descriptor)
+        os.close(lock)
 
 
-def _unavailable(error: OSError, target: Path) -> StoreUnavailable:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreUnavailable(f"No space left while writing {target}. Nothing was committed; free space and run the step again.")
-    return StoreUnavailable(f"Cannot write {target}: {error.strerror}. Nothing was committed.")
+def _discard(work: Path) -> None:
+    """Remove a workspace, its lock last, so that a sweeper that is killed here leaves what the next one can remove."""
+    with suppress(FileNotFoundError):
+        for child in work.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            elif child.name != _LOCK:
+                child.unlink(missing_ok=True)
+        (work / _LOCK).unlink(missing_ok=True)
+        work.rmdir()

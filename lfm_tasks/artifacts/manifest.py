@@ -18,6 +18,8 @@ from lfm_tasks.errors import IntegrityError, InvalidInput
 from lfm_tasks.registry import Kind
 
 MANIFEST = "manifest.json"
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 512
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 
@@ -60,22 +62,31 @@ class Manifest(Config):
 def check_relative_path(path: str) -> str:
     """Return ``path``; raise :class:`InvalidInput` unless it is a plain relative POSIX path inside its directory."""
     parts = PurePosixPath(path).parts
-    odd = path.startswith("/") or "\\" in path or ".." in parts or re.search(r"[\x00-\x1f]", path) or str(PurePosixPath(path)) != path
+    odd = path.startswith("/") or "\\" in path or ".." in parts or re.search(r"[\x00-\x1f\x7f]", path) or str(PurePosixPath(path)) != path
     if not parts or odd:
         raise InvalidInput(f"{path!r} is not a plain relative path; use names separated by '/', without '..' or control characters.")
+    try:
+        lengths = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{path!r} is not valid UTF-8; rename the file.") from None
+    if max(lengths) > MAX_NAME_BYTES or sum(lengths) + len(parts) > MAX_PATH_BYTES:
+        raise InvalidInput(f"{path[:80]!r}… is too long: a name may have {MAX_NAME_BYTES} bytes, a whole path {MAX_PATH_BYTES}.")
     return path
 
 
 def list_files(directory: Path) -> list[tuple[str, Path]]:
-    """Every file below ``directory`` as (relative POSIX path, path), sorted; symbolic links are refused."""
+    """Every file below ``directory`` as (relative POSIX path, path), sorted; symbolic links and devices are refused."""
     found = []
-    for path in sorted(directory.rglob("*")):
+    for path in directory.rglob("*"):
         if path.is_symlink():
             raise InvalidInput(f"{path} is a symbolic link; an artifact holds plain files only. Copy the target instead.")
-        if path.is_file():
-            relative = path.relative_to(directory).as_posix()
-            if relative != MANIFEST:
-                found.append((check_relative_path(relative), path))
+        if path.is_dir():
+            continue
+        if not path.is_file():
+            raise InvalidInput(f"{path} is a pipe, socket or device; an artifact holds plain files only. Remove it.")
+        relative = path.relative_to(directory).as_posix()
+        if relative != MANIFEST:
+            found.append((check_relative_path(relative), path))
     if not found:
         raise InvalidInput(f"{directory} holds no files; an artifact needs at least one.")
     return sorted(found)

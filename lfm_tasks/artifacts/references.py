@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
 
 from lfm_tasks.errors import ReferenceRefused
 from lfm_tasks.names import NAME_PATTERN
@@ -55,12 +54,13 @@ def parse_reference(text: str, prefixes: tuple[str, ...] = ()) -> Reference:
 
 
 def _allowed(uri: str, prefixes: tuple[str, ...]) -> str:
-    decoded = unquote(uri)
-    if ".." in decoded.split("/") or "%" in decoded or "\\" in decoded or re.search(r"[\x00-\x20?#]", decoded):
-        raise ReferenceRefused(f"{uri!r} holds '..', escapes or control characters. Write the plain path of one object or directory.")
+    if ".." in uri.split("/") or re.search(r"[\x00-\x20\x7f\\%?#]", uri):
+        raise ReferenceRefused(
+            f"{uri!r} holds '..', escapes, blanks or control characters. Write the plain path of one object or directory."
+        )
     for prefix in prefixes:
         base = prefix.rstrip("/")
-        if decoded == base or decoded.startswith(base + "/"):
-            return decoded
+        if uri == base or uri.startswith(base + "/"):
+            return uri
     allowed = ", ".join(prefixes) or "none is configured"
     raise ReferenceRefused(f"{uri!r} is outside the allowed prefixes ({allowed}). An administrator extends LFM_ALLOWED_PREFIXES.")

@@ -6,8 +6,9 @@ The commit point of an artifact is its ``manifest.json``, written last: without 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,9 @@ from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import IntegrityError, ReferenceRefused
 from lfm_tasks.registry import Kind
 
+STALE = timedelta(days=1)
+"""Uploads that began longer ago belong to nobody who is still alive."""
+_MEND = "Restore the file, or delete the artifact's directory and run the step that made it again."
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -45,24 +49,19 @@ class Store:
         Raises :class:`StoreUnavailable` when the medium fails (nothing is committed then), and
         :class:`IntegrityError` when a file changed while it was copied.
         """
-        files = list_files(directory)
-        entries = tuple(FileEntry(path=name, sha256=sha256_file(path), size=path.stat().st_size) for name, path in files)
-        manifest = Manifest(kind=kind, files=entries)
-        prefix = f"artifacts/{kind}/{manifest.address}"
-        if not self.backend.exists(f"{prefix}/{MANIFEST}"):
-            for entry, (name, path) in zip(entries, files, strict=True):
-                written = self.backend.put_file(f"{prefix}/{name}", path)
-                if written != entry.sha256:
-                    raise IntegrityError(f"{path} changed while it was being committed; nothing was committed. Run the step again.")
-            self.backend.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_bytes())
-        return self._artifact(manifest, prefix)
+
+        def place(entries: tuple[FileEntry, ...]) -> tuple[str, bytes]:
+            manifest = Manifest(kind=kind, files=entries)
+            return _prefix(kind, manifest.address), manifest.to_bytes()
+
+        return self._artifact(Manifest(kind=kind, files=self.backend.put_tree(list_files(directory), place)))
 
     def find(self, address: str) -> Artifact:
         """The artifact at ``address``; raises :class:`ReferenceRefused` where there is none."""
         for kind in KINDS:
-            data = self.backend.get_bytes(f"artifacts/{kind}/{address}/{MANIFEST}")
+            data = self.backend.get_bytes(f"{_prefix(kind, address)}/{MANIFEST}")
             if data is not None:
-                return self._artifact(Manifest.from_bytes(data, address), f"artifacts/{kind}/{address}")
+                return self._artifact(Manifest.from_bytes(data, address))
         raise ReferenceRefused(f"There is no artifact sha256:{address} in {self.backend.uri}. `lfm models` lists registered ones.")
 
     def materialise(self, artifact: Artifact, cache: Path) -> Path:
@@ -70,25 +69,27 @@ class Store:
 
         Raises :class:`IntegrityError` naming the first file whose bytes are not those that were committed.
         """
-        prefix = f"artifacts/{artifact.kind}/{artifact.sha256}"
+        prefix = _prefix(artifact.kind, artifact.sha256)
         local = self.backend.local_path(prefix)
         if local is not None:
             self.verify(artifact)
+            _check_nothing_else(artifact, local)
             return local
         target = cache / artifact.sha256
         for entry in artifact.manifest.files:
             path = target / entry.path
             if not (path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256):
-                self._check(artifact, entry, self.backend.get_file(f"{prefix}/{entry.path}", path))
+                _check(artifact, entry, lambda key, path=path: self.backend.get_file(key, path))
         return target
 
     def verify(self, artifact: Artifact) -> None:
         """Read every byte back and compare; raises :class:`IntegrityError` naming the first file that differs."""
         for entry in artifact.manifest.files:
-            key = f"artifacts/{artifact.kind}/{artifact.sha256}/{entry.path}"
-            if not self.backend.exists(key):
-                raise IntegrityError(f"{entry.path} of {artifact.kind} sha256:{artifact.sha256} is gone from the store.")
-            self._check(artifact, entry, self.backend.sha256(key))
+            _check(artifact, entry, self.backend.sha256)
+
+    def sweep(self, older_than: timedelta = STALE) -> int:
+        """Remove what killed writers have left in the store; return how many leftovers there were. Every commit does so too."""
+        return self.backend.sweep(older_than)
 
     def artifacts(self) -> Iterator[tuple[Kind, str]]:
         """(kind, address) of every committed artifact."""
@@ -126,13 +127,29 @@ class Store:
     def put_cached(self, cache_key: str, record: str) -> None:
         self.backend.put_bytes(f"cache/{cache_key}.json", canonical_json({"record": record}))
 
-    def _artifact(self, manifest: Manifest, prefix: str) -> Artifact:
-        return Artifact(manifest.kind, manifest.address, manifest, f"{self.backend.uri}/{prefix}")
+    def _artifact(self, manifest: Manifest) -> Artifact:
+        address = manifest.address
+        return Artifact(manifest.kind, address, manifest, f"{self.backend.uri}/{_prefix(manifest.kind, address)}")
 
-    @staticmethod
-    def _check(artifact: Artifact, entry: FileEntry, actual: str) -> None:
-        if actual != entry.sha256:
-            raise IntegrityError(
-                f"{entry.path} of {artifact.kind} sha256:{artifact.sha256} has sha256 {actual}, not {entry.sha256}: "
-                "its bytes changed after they were committed. Restore the file or rebuild the artifact."
-            )
+
+def _prefix(kind: Kind, address: str) -> str:
+    return f"artifacts/{kind}/{address}"
+
+
+def _check(artifact: Artifact, entry: FileEntry, read: Callable[[str], str]) -> None:
+    """Compare the file with its entry; ``read`` takes its key and returns the SHA-256 of its bytes."""
+    name = f"{entry.path} of {artifact.kind} sha256:{artifact.sha256}"
+    try:
+        actual = read(f"{_prefix(artifact.kind, artifact.sha256)}/{entry.path}")
+    except FileNotFoundError:
+        raise IntegrityError(f"{name} is gone from the store. {_MEND}") from None
+    if actual != entry.sha256:
+        raise IntegrityError(f"{name} has sha256 {actual}, not {entry.sha256}: its bytes changed after they were committed. {_MEND}")
+
+
+def _check_nothing_else(artifact: Artifact, directory: Path) -> None:
+    """Refuse a directory that holds a file which nobody committed: a library would load it beside the others."""
+    known = {entry.path for entry in artifact.manifest.files}
+    for name, _ in list_files(directory):
+        if name not in known:
+            raise IntegrityError(f"{name} was added to {artifact.kind} sha256:{artifact.sha256} after it was committed. Remove it.")
