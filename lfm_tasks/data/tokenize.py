@@ -72,8 +72,8 @@ class InstructionEncoder:
         room = self._config.max_length - len(self._form.prefix) - len(completion)
         if room < 1:
             raise DataError(
-                f"{row.origin}: the completion alone has {len(completion)} tokens; max_length is {self._config.max_length}, prompt included. "
-                "Raise max_length, or shorten or remove the row."
+                f"{row.origin}: the completion alone has {len(completion)} tokens; max_length, prompt included, is "
+                f"{self._config.max_length}. Raise max_length, or shorten or remove the row."
             )
         return room
 
@@ -143,7 +143,7 @@ class TextEncoder:
 
     def __init__(self, config: PrepareConfig, tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> None:
         self._config, self._tokenizer = config, tokenizer
-        self._prefix = [token for token in special_frame(tokenizer)[0] if token == tokenizer.bos_token_id]
+        self._prefix = special_frame(tokenizer)[0]
         self._closing = [tokenizer.eos_token_id] if config.append_eos else []
 
     def __call__(self, rows: list[Row]) -> list[Example]:
