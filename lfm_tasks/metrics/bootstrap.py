@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lfm_tasks.metrics.binomial import wilson_interval
 from lfm_tasks.metrics.metric import Array, Metric, Samples
@@ -102,9 +101,3 @@ def randomisation_p(metric: Metric, first: Array, second: Array, resamples: int,
         apart = metric.compare(metric.statistic(first.sum(axis=0) + swapped), metric.statistic(second.sum(axis=0) - swapped))
         extreme += int(np.sum(np.abs(apart) >= observed - 1e-12))
     return (1 + extreme) / (1 + resamples)
-
-
-def enumerate_counts(n: int) -> NDArray:
-    """Every one of the ``n ** n`` equally likely resamples as counts; for tiny ``n`` this is the bootstrap without chance."""
-    grid = np.indices((n,) * n).reshape(n, -1).T
-    return (grid[:, :, None] == np.arange(n)).sum(axis=1).astype(np.float64)

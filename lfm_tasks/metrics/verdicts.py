@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log, log1p
+from math import log1p
 from typing import Literal
 
 from lfm_tasks.metrics.metric import Metric
@@ -32,15 +32,11 @@ def non_inferiority(value: float, low: float, margin: float) -> NonInferiority:
 def loss_on_scale(metric: Metric, share: float) -> float:
     """A margin as people write it (0.05: five points, or five percent worse) on the scale that the metric is compared on.
 
-    A perplexity may grow to ``1 + share`` times the champion's, an accuracy may fall by ``share``.
+    An accuracy may fall by ``share``; a perplexity may grow to ``1 + share`` times the champion's.
     """
-    if metric.scale == "log_ratio":
-        return -log1p(-share) if metric.higher_is_better else log1p(share)
-    return share
+    return log1p(share) if metric.scale == "log_ratio" else share
 
 
 def gain_on_scale(metric: Metric, share: float) -> float:
     """An improvement as people write it on that scale: a perplexity falls to ``1 - share`` times the champion's."""
-    if metric.scale == "log_ratio":
-        return log1p(share) if metric.higher_is_better else -log(1 - share)
-    return share
+    return -log1p(-share) if metric.scale == "log_ratio" else share

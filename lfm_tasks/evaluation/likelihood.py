@@ -1,0 +1,104 @@
+"""Log-probabilities of given tokens under a causal language model, many sequences at a time, in one forward pass each.
+
+Sequences of like length share a batch, padded on the right: under causal attention nothing sees the padding, so no mask is
+needed. Logits are computed only at positions that are asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from lfm_tasks.models.attention import PADDING, logits_at, packed_mask
+
+LOGITS_AT_ONCE = 256
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One sequence, and what is asked about it: the log-probability of token ``wanted[k]`` after position ``after[k]``.
+
+    ``branch`` (0: trunk) and ``positions`` are set where the sequence ends in alternatives that do not see one another.
+    """
+
+    tokens: NDArray[np.int64]
+    after: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+    branch: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64] | None = None
+
+
+def continuation(tokens: NDArray[np.int64], start: int) -> Query:
+    """Ask for every token from index ``start`` (at least 1) on."""
+    return Query(tokens[:-1], np.arange(start - 1, len(tokens) - 1), tokens[start:])
+
+
+def log_probabilities(
+    model: PreTrainedModel, queries: list[Query], batch_tokens: int, progress: Progress = lambda done: None
+) -> list[NDArray[np.float64]]:
+    """The log-probabilities (nats) that each query asks for. ``progress`` is told how many queries were answered at once."""
+    answers: list[NDArray[np.float64]] = [np.zeros(0)] * len(queries)
+    asking = [index for index, query in enumerate(queries) if len(query.wanted)]
+    progress(len(queries) - len(asking))
+    for batch in batches([len(queries[index].tokens) for index in asking], batch_tokens):
+        chosen = [asking[i] for i in batch]
+        for index, answer in zip(chosen, _answer(model, [queries[i] for i in chosen]), strict=True):
+            answers[index] = answer
+        progress(len(batch))
+    return answers
+
+
+def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices, longest first, in groups whose padded size stays within ``batch_tokens``; a longer sequence goes alone."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        count = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+@torch.inference_mode()
+def _answer(model: PreTrainedModel, queries: list[Query]) -> list[NDArray[np.float64]]:
+    device, length = model.device, max(len(query.tokens) for query in queries)
+    asked = torch.zeros(len(queries), length, dtype=torch.bool)
+    for row, query in enumerate(queries):
+        asked[row, query.after] = True
+    row_of_position = torch.cumsum(asked.flatten(), 0).view_as(asked) - 1
+    picked = torch.cat([row_of_position[row, query.after] for row, query in enumerate(queries)]).to(device)
+    wanted = torch.cat([torch.as_tensor(query.wanted) for query in queries]).to(device)
+    tokens = _padded([query.tokens for query in queries], length, 0).to(device)
+    with logits_at(model, asked.to(device)):
+        logits = model(input_ids=tokens, use_cache=False, **_branches(queries, length, device)).logits[0]
+    answer = torch.cat([-cross_entropy(logits[p].float(), w, reduction="none") for p, w in _chunks(picked, wanted)])
+    return list(np.split(answer.double().cpu().numpy(), np.cumsum([len(query.wanted) for query in queries])[:-1]))
+
+
+def _branches(queries: list[Query], length: int, device: torch.device) -> dict[str, Tensor]:
+    """Mask and positions, where any query has branches; plain causal attention needs neither."""
+    if all(query.branch is None for query in queries):
+        return {}
+    plain = [np.arange(len(query.tokens)) for query in queries]
+    sequence = _padded([np.zeros(len(query.tokens), np.int64) for query in queries], length, PADDING)
+    branch = _padded([np.zeros_like(p) if q.branch is None else q.branch for q, p in zip(queries, plain, strict=True)], length, 0)
+    positions = _padded([p if q.positions is None else q.positions for q, p in zip(queries, plain, strict=True)], length, 0)
+    return {"attention_mask": packed_mask(sequence.to(device), branch.to(device)), "position_ids": positions.to(device)}
+
+
+def _padded(rows: list[NDArray[np.int64]], length: int, fill: int) -> Tensor:
+    out = np.full((len(rows), length), fill, dtype=np.int64)
+    for row, values in enumerate(rows):
+        out[row, : len(values)] = values
+    return torch.from_numpy(out)
+
+
+def _chunks(picked: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(picked.split(LOGITS_AT_ONCE), wanted.split(LOGITS_AT_ONCE), strict=True)

@@ -1,0 +1,47 @@
+"""How surprised is the model by text: every token but the first of a text, or the completion after its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from lfm_tasks.errors import DataError
+from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
+from lfm_tasks.evaluation.rows import Rows
+from lfm_tasks.evaluation.task import Subject, scored
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """``name`` overrides the group: the input *general* is measured as ``general``."""
+
+    name: str | None = None
+    needs = "causal_lm"
+
+    def group(self, rows: Rows) -> str:
+        return self.name or ("completion" if rows.task == "instruction" else "text")
+
+    def check(self, rows: Rows) -> None:
+        if rows.task == "classification":
+            raise DataError(
+                "The task 'perplexity' needs text or instructions; this data set is of kind 'classification'. Prepare it as text."
+            )
+        if all(len(ids) < 2 for ids in rows.input_ids):
+            raise DataError(f"None of the {len(rows):,} held-out texts has two tokens, so nothing can be predicted. Use longer texts.")
+
+    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+        """A text of one token stays in the table with ``tokens`` 0."""
+        starts = [max(1, count) for count in rows.columns.get("prompt_tokens", [1] * len(rows))]
+        queries = [continuation(ids, start) for ids, start in zip(rows.input_ids, starts, strict=True)]
+        answers = log_probabilities(subject.model, queries, config.batch_tokens, progress)
+        texts = [subject.tokenizer.decode(query.wanted, skip_special_tokens=True) for query in queries]
+        columns = {
+            "nll": np.array([-answer.sum() for answer in answers]),
+            "tokens": np.array([len(query.wanted) for query in queries]),
+            "bytes": np.array([len(text.encode()) for text in texts]),
+        }
+        return scored(self.group(rows), rows, columns)

@@ -1,0 +1,146 @@
+"""The report of an evaluation: numbers for programs, samples for the gate, a page and pictures for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lfm_tasks.config import canonical_json
+from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.evaluation.figures import draw_group
+from lfm_tasks.metrics.catalogue import LABELLED, METRICS_OF
+from lfm_tasks.metrics.samples import measure, of_group, write_samples
+from lfm_tasks.step import Input, Outcome, Output
+
+Skipped = dict[str, dict[str, Any]]
+SETTINGS = ("split", "max_samples", "length_normalised", "max_new_tokens", "calibration_bins", "backend")
+WORST_SHOWN = 10
+TEXT_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found about a model. ``fresh`` names modules drawn at random; ``skipped`` says why a metric is missing."""
+
+    config: EvaluateConfig
+    inputs: dict[str, Input]
+    tables: dict[str, pa.Table]
+    labels: list[str]
+    skipped: Skipped
+    fresh: list[str]
+
+
+def write_report(findings: Findings, directory: Path) -> Outcome:
+    """Write the report artifact. Equal findings give equal bytes."""
+    (directory / "figures").mkdir(parents=True)
+    samples = pa.concat_tables(findings.tables.values())
+    write_samples(samples, directory / "samples.parquet")
+    metrics = _metrics(findings, samples)
+    described = describe(findings, metrics)
+    (directory / "metrics.json").write_bytes(canonical_json(described) + b"\n")
+    figures = []
+    for group, table in findings.tables.items():
+        figures += draw_group(group, table, findings.labels, findings.config, directory / "figures")
+    page = directory / "report.md"
+    page.write_text(render(findings, described, figures))
+    summary = {name: described[name] for name in ("metrics", "untrained_head", "skipped")}
+    return Outcome(
+        outputs={"report": Output("report", directory)},
+        metrics={name: entry["value"] for name, entry in metrics.items()},
+        summary=summary,
+        figures=(page, *figures),
+    )
+
+
+def describe(findings: Findings, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``metrics.json``."""
+    general = findings.inputs.get("general") if "general" in findings.tables else None
+    return {
+        "format": 1,
+        "model_sha256": findings.inputs["model"].sha256,
+        "dataset_sha256": findings.inputs["dataset"].sha256,
+        "general_sha256": general.sha256 if general else None,
+        "metrics": metrics,
+        "labels": findings.labels,
+        "skipped": findings.skipped,
+        "untrained_head": bool(findings.fresh),
+        "settings": {name: getattr(findings.config, name) for name in SETTINGS},
+    }
+
+
+def _metrics(findings: Findings, samples: pa.Table) -> dict[str, Any]:
+    config, found = findings.config, {}
+    options = {
+        "bins": config.calibration_bins,
+        "level": config.confidence_level,
+        "resamples": config.bootstrap_samples,
+        "seed": config.seed,
+    }
+    for group in findings.tables:
+        for name, (metric, estimate) in measure(of_group(samples, group), group, findings.labels, **options).items():
+            found[name] = {
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "n": estimate.n,
+                "higher_is_better": metric.higher_is_better,
+                "unit": metric.unit,
+            }
+    return found
+
+
+def render(findings: Findings, described: dict[str, Any], figures: list[Path]) -> str:
+    """``report.md``."""
+    level = f"{findings.config.confidence_level:.0%}"
+    lines = ["# Evaluation", "", f"Model `sha256:{described['model_sha256']}`", f"on data set `sha256:{described['dataset_sha256']}`,"]
+    lines += [f"split *{findings.config.split}*.", ""]
+    if findings.fresh:
+        lines += [
+            f"> **The head ({', '.join(findings.fresh)}) was never trained**: it was drawn at random, so this is the level of chance.",
+            "",
+        ]
+    lines += [f"| metric | value | {level} interval | samples | better |", "|---|---:|---:|---:|---|"]
+    for name, entry in described["metrics"].items():
+        interval = f"{entry['low']:.4g} – {entry['high']:.4g}"
+        direction = "higher" if entry["higher_is_better"] else "lower"
+        lines.append(f"| {name} | {entry['value']:.4g} | {interval} | {entry['n']:,} | {direction} |")
+    lines += ["", *_notes(findings), *[f"![{path.stem}](figures/{path.name})" for path in figures], ""]
+    for group, table in findings.tables.items():
+        lines += _worst(group, table)
+    return "\n".join(lines)
+
+
+def _notes(findings: Findings) -> list[str]:
+    notes = [f"- {name} was not measured: {entry['reason']}." for name, entry in findings.skipped.items()]
+    return [*notes, ""] if notes else []
+
+
+def _worst(group: str, table: pa.Table) -> list[str]:
+    """The mistakes that the model was surest of, or the texts that surprised it most."""
+    if METRICS_OF[group] == LABELLED:
+        rows = sorted((r for r in table.to_pylist() if not r["correct"]), key=lambda r: (-r["confidence"], r["sample_id"]))
+        header, title = "| sample | target | prediction | confidence |", f"{len(rows):,} of {table.num_rows:,} wrong; the surest"
+        lines = [f"| `{r['sample_id'][:12]}` | {_cell(r['target'])} | {_cell(r['prediction'])} | {r['confidence']:.2f} |" for r in rows]
+    elif group == "generation":
+        rows = [r for r in table.to_pylist() if not r["correct"]]
+        header, title = "| sample | target | answer |", f"{len(rows):,} of {table.num_rows:,} wrong; the first"
+        lines = [f"| `{r['sample_id'][:12]}` | {_cell(r['target'])} | {_cell(r['prediction'])} |" for r in rows]
+    else:
+        rows = sorted((r for r in table.to_pylist() if r["tokens"]), key=lambda r: (-r["nll"] / r["tokens"], r["sample_id"]))
+        header, title = "| sample | nats per token | tokens |", "most surprising"
+        lines = [f"| `{r['sample_id'][:12]}` | {r['nll'] / r['tokens']:.3f} | {r['tokens']:,} |" for r in rows]
+    if not lines:
+        return [f"## {group}: nothing wrong", ""]
+    return [f"## {group}: {title}", "", header, "|---" * (header.count("|") - 1) + "|", *lines[:WORST_SHOWN], ""]
+
+
+def _cell(text: str) -> str:
+    """``text`` as one cell of a Markdown table: no markup of its own, one line, not too long."""
+    shown = json.dumps(text[:TEXT_SHOWN] + ("…" if len(text) > TEXT_SHOWN else ""), ensure_ascii=False)[1:-1]
+    for sign in "|`<>*_[]":
+        shown = shown.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
+    return shown
