@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LFM_", frozen=True, extra="ignore")
 
     home: Path = Field(Path(".lfm"), description="State of the embedded default.")
+    database: Literal["postgres", "sqlite"] = Field("postgres", description="Databases of the embedded stack: one PostgreSQL, or files.")
     store_uri: str = Field("", description="Object store: file:///dir or s3://bucket/prefix. Default: <home>/store.")
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible server; unset means AWS.")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")
