@@ -1,0 +1,36 @@
+# Everything that a target needs is set up inside it: Python 3.11 or 3.12 and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo up test bench lint
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	$(BIN)/python -m lfm_tasks.cli demo
+
+up: $(READY)
+	$(BIN)/python -m lfm_tasks.cli up
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# make bench: all; make bench NAME=parse: one
+bench: $(READY)
+	@set -e; for file in $(or $(NAME:%=tests/benchmarks/bench_%.py),$(sort $(wildcard tests/benchmarks/bench_*.py))); do \
+		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
+	done
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+$(READY): requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed; this is " + sys.version.split()[0] + ". Try make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing the pinned packages into $(VENV): about 2 GB, some minutes.'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
