@@ -57,10 +57,17 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
-def chunk_by_length(examples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Groups of at most ``size`` examples of like length, longest first: what does not fit in memory fails at once."""
-    ordered = sorted(examples, key=lambda index: (-lengths[index], index))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+def chunk_by_length(examples: Sequence[int], lengths: Sequence[int], size: int, capacity: int) -> list[list[int]]:
+    """Groups of like length, longest first (what does not fit in memory fails at once): at most ``size`` examples and, with
+    their padding, ``capacity`` tokens; a longer example is alone."""
+    groups: list[list[int]] = []
+    for index in sorted(examples, key=lambda index: (-lengths[index], index)):
+        group = groups[-1] if groups else []
+        if group and len(group) < size and lengths[group[0]] * (len(group) + 1) <= capacity:
+            group.append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def pack(examples: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -103,7 +103,7 @@ class TuneConfig(Config):
         8,
         ge=1,
         le=65_536,
-        description="Most examples per forward pass, without packing.",
+        description="Most examples of a padded forward pass.",
         json_schema_extra=_section("Batches", unit="examples"),
     )
     packing: bool = Field(
@@ -112,10 +112,10 @@ class TuneConfig(Config):
         json_schema_extra=_section("Batches"),
     )
     pack_length: int = Field(
-        1024,
-        ge=8,
+        0,
+        ge=0,
         le=1_048_576,
-        description="Tokens of a packed row; a longer example has a row of its own.",
+        description="Most tokens of a forward pass, packed or padded; a longer example is alone. 0: 1,024 on a CPU, 16,384 on a GPU.",
         json_schema_extra=_section("Batches", unit="tokens"),
     )
 

@@ -26,6 +26,9 @@ from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
 from lfm_tasks.tuning.schedules import factor, warmup_steps
 from lfm_tasks.tuning.split import Split
 
+PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
+"""Tokens of a forward pass by kind of device: activations that stay in a processor's cache; enough work for a GPU."""
+
 
 @dataclass
 class Training:
@@ -53,6 +56,7 @@ class Training:
         self.optimizer = make_optimizer(self.parameters, self.config)
         self.warmup = warmup_steps(self.config.warmup_steps, self.config.warmup_ratio, self.plan.steps)
         self.counts = parameter_counts(self.model)
+        self.pass_tokens = self.config.pack_length or PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
         self.packs = self.config.packing and not self.labels and can_segment(self.base)
 
     def run(self) -> Progress:
@@ -77,8 +81,8 @@ class Training:
         if self.packs:
             stack.enter_context(segmented(self.base))
         if self.config.gradient_checkpointing:
-            self.base.gradient_checkpointing_enable({"use_reentrant": False})
-            stack.callback(self.base.gradient_checkpointing_disable)
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
+            stack.callback(self.base.activation_checkpointing_disable)
         return stack
 
     def _step(self) -> None:
@@ -152,9 +156,9 @@ class Training:
     def _batches(self, split: Split, examples: Any) -> Iterator[Batch]:
         lengths = [len(ids) for ids in split.tokens]
         if self.packs:
-            groups = pack(examples, lengths, self.config.pack_length)
+            groups = pack(examples, lengths, self.pass_tokens)
         else:
-            groups = chunk_by_length(examples, lengths, self.config.micro_batch_size)
+            groups = chunk_by_length(examples, lengths, self.config.micro_batch_size, self.pass_tokens)
         pad = self.base.config.pad_token_id or 0
         for group in groups:
             batch = packed_batch(split, group) if self.packs else padded_batch(split, group, pad, labels=self.labels)

@@ -33,12 +33,12 @@ def test_packing_keeps_every_example_once_and_no_row_overflows(lengths, capacity
     assert all(sum(lengths[index] for index in row) <= capacity or len(row) == 1 for row in rows)
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(1, 9))
-def test_chunks_are_of_like_length(lengths, size):
-    groups = chunk_by_length(range(len(lengths)), lengths, size)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(1, 9), st.integers(8, 200))
+def test_chunks_are_of_like_length_and_within_both_limits(lengths, size, capacity):
+    groups = chunk_by_length(range(len(lengths)), lengths, size, capacity)
     ordered = [lengths[index] for group in groups for index in group]
     assert ordered == sorted(lengths, reverse=True)
-    assert all(len(group) <= size for group in groups)
+    assert all(len(group) == 1 or (len(group) <= size and len(group) * lengths[group[0]] <= capacity) for group in groups)
 
 
 def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
