@@ -1,0 +1,3 @@
+-- "airflow" is made by the image itself.
+CREATE DATABASE mlflow;
+CREATE DATABASE lfm;
