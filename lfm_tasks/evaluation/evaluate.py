@@ -51,7 +51,8 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Input], context: StepContex
         task.check(rows)
     subject, fresh = open_subject(inputs["model"], plan, config.seed)
     tables = score(subject, plan, config, context)
-    findings = Findings(config, dict(inputs), tables, labels=plan[0][1].labels, skipped=skipped, fresh=fresh)
+    asked = {task.group(rows): len(rows) for task, rows in plan}
+    findings = Findings(config, dict(inputs), tables, labels=plan[0][1].labels, skipped=skipped, fresh=fresh, asked=asked)
     return write_report(findings, context.workdir / "report")
 
 

@@ -24,7 +24,8 @@ TEXT_SHOWN = 60
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found about a model. ``fresh`` names modules drawn at random; ``skipped`` says why a metric is missing."""
+    """What was found about a model. ``fresh`` names modules drawn at random; ``skipped`` says why a metric is missing;
+    ``asked`` counts the rows that each group could choose from."""
 
     config: EvaluateConfig
     inputs: dict[str, Input]
@@ -32,6 +33,7 @@ class Findings:
     labels: list[str]
     skipped: Skipped
     fresh: list[str]
+    asked: dict[str, int]
 
 
 def write_report(findings: Findings, directory: Path) -> Outcome:
@@ -115,7 +117,11 @@ def render(findings: Findings, described: dict[str, Any], figures: list[Path]) -
 
 
 def _notes(findings: Findings) -> list[str]:
-    notes = [f"- {name} was not measured: {entry['reason']}." for name, entry in findings.skipped.items()]
+    left = {group: findings.asked[group] - table.num_rows for group, table in findings.tables.items()}
+    notes = [
+        f"- {group}: {count:,} of {findings.asked[group]:,} rows end in none of the choices." for group, count in left.items() if count
+    ]
+    notes += [f"- {name} was not measured: {entry['reason']}." for name, entry in findings.skipped.items()]
     return [*notes, ""] if notes else []
 
 
