@@ -6,6 +6,7 @@ Every value becomes a string, or None where it is absent; what a file says wrong
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -107,8 +108,8 @@ def _read_csv(path: Path, name: str) -> pa.Table:
     _check_utf8(path, name)
     if path.stat().st_size == 0:
         raise DataError(f"{name} is empty. A CSV file begins with a line of column names.")
-    with path.open("rb") as file:
-        header = pa_csv.open_csv(file, parse_options=pa_csv.ParseOptions(newlines_in_values=True)).schema.names
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file))
     try:
         return pa_csv.read_csv(
             path,

@@ -18,6 +18,9 @@ from lfm_tasks.data.templates import Chat, Plain, fill, special_frame
 from lfm_tasks.errors import DataError
 
 Offsets = list[tuple[int, int]]
+Values = dict[str, str]
+_CHARACTERS_A_TOKEN = 6
+"""Only so much of a long text is tokenized to find where it is cut; a text that fits all the same is taken whole."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +81,40 @@ class InstructionEncoder:
         return room
 
     def _fit(self, rows: list[Row], rooms: list[int]) -> tuple[list[str], list[list[int]], set[int]]:
-        """Prompts, their ids, and which of them were cut. The longest column is cut until the whole prompt fits."""
-        values = [{column: row.values[column] for column in self._config.prompt_columns} for row in rows]
-        prompts = [self._prompt(each) for each in values]
-        ids = self._ids(prompts)
+        """Prompts, their ids, and which of them were cut.
+
+        Where a prompt does not fit, its columns are cut to one common length in tokens; shorter columns stay whole.
+        """
+        columns = self._config.prompt_columns
+        clip = _CHARACTERS_A_TOKEN * self._config.max_length
+        whole = [{column: row.values[column] for column in columns} for row in rows]
+        values = [{column: text[:clip] for column, text in each.items()} for each in whole]
+        prompts, ids = self._prompts(values)
+        fits = [i for i, room in enumerate(rooms) if len(ids[i]) <= room and values[i] != whole[i]]
+        self._again(fits, [whole[i] for i in fits], values, prompts, ids)
         cut: set[int] = set()
         while over := [position for position, room in enumerate(rooms) if len(ids[position]) > room]:
             cut.update(over)
-            offsets = {column: self._offsets([values[position][column] for position in over]) for column in self._config.prompt_columns}
-            for index, position in enumerate(over):
+            offsets = {column: tokens_of(self._tokenizer, [values[i][column] for i in over])[1] for column in columns}
+            shorter = []
+            for index, i in enumerate(over):
                 lengths = {column: len(found[index]) for column, found in offsets.items()}
-                longest = max(lengths, key=lambda column: lengths[column])
-                excess = len(ids[position]) - rooms[position]
-                text = shorten(values[position][longest], offsets[longest][index], lengths[longest] - excess)
-                if not text.strip():
-                    self._refuse(rows[position], len(ids[position]) - lengths[longest])
-                values[position] = values[position] | {longest: text}
-            again = [self._prompt(values[position]) for position in over]
-            for position, prompt, found in zip(over, again, self._ids(again), strict=True):
-                prompts[position], ids[position] = prompt, found
+                level = common_length(list(lengths.values()), len(ids[i]) - rooms[i])
+                if level < 1:
+                    self._refuse(rows[i], len(ids[i]) - sum(lengths.values()))
+                texts = {c: shorten(values[i][c], offsets[c][index], level) if lengths[c] > level else values[i][c] for c in columns}
+                shorter.append(texts)
+            self._again(over, shorter, values, prompts, ids)
         return prompts, ids, cut
+
+    def _again(self, positions: list[int], changed: list[Values], values: list[Values], prompts: list[str], ids: list[list[int]]) -> None:
+        """Render and tokenize anew, in place, the rows whose values changed."""
+        for i, each, prompt, found in zip(positions, changed, *self._prompts(changed), strict=True):
+            values[i], prompts[i], ids[i] = each, prompt, found
+
+    def _prompts(self, values: list[Values]) -> tuple[list[str], list[list[int]]]:
+        prompts = [self._form.prompt(fill(self._config.prompt_template, each)) for each in values]
+        return prompts, self._ids(prompts)
 
     def _refuse(self, row: Row, fixed: int) -> None:
         raise DataError(
@@ -105,14 +122,10 @@ class InstructionEncoder:
             f"{self._config.max_length}. Raise max_length or shorten the template."
         )
 
-    def _prompt(self, values: dict[str, str]) -> str:
-        return self._form.prompt(fill(self._config.prompt_template, values))
-
     def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
         return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
-
-    def _offsets(self, texts: list[str]) -> list[Offsets]:
-        return tokens_of(self._tokenizer, texts)[1]
 
 
 class ClassificationEncoder:
@@ -173,6 +186,17 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[lis
     """Ids and character offsets of each text, without special tokens."""
     found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
     return found.input_ids, found.offset_mapping
+
+
+def common_length(lengths: list[int], excess: int) -> int:
+    """The largest length to which all longer ones can be cut so that at least ``excess`` is saved; 0 where none saves enough."""
+    left = sum(lengths) - excess
+    for position, length in enumerate(sorted(lengths)):
+        share = left // (len(lengths) - position)
+        if length > share:
+            return max(share, 0)
+        left -= length
+    return max(lengths)
 
 
 def shorten(text: str, offsets: Offsets, keep: int) -> str:
