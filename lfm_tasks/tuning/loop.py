@@ -21,7 +21,6 @@ from lfm_tasks.tuning import checkpoint
 from lfm_tasks.tuning.batches import Batch, Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
 from lfm_tasks.tuning.checkpoint import Progress
 from lfm_tasks.tuning.config import TuneConfig
-from lfm_tasks.tuning.methods.method import TuningMethod
 from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
 from lfm_tasks.tuning.schedules import factor, warmup_steps
 from lfm_tasks.tuning.split import Split
@@ -37,7 +36,6 @@ class Training:
     model: nn.Module
     base: nn.Module
     """The transformers model inside ``model`` (the same one, where the method wraps nothing)."""
-    method: TuningMethod
     config: TuneConfig
     plan: Plan
     train: Split
@@ -77,7 +75,6 @@ class Training:
 
     def _modes(self) -> ExitStack:
         stack = ExitStack()
-        stack.enter_context(self.method.training(self.model))
         if self.packs:
             stack.enter_context(segmented(self.base))
         if self.config.gradient_checkpointing:

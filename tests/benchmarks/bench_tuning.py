@@ -58,8 +58,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         base = open_causal_lm(Input("model", "model", "", self.model))
-        self.base, self.method = base, METHODS["lora"].function
-        self.adapted = self.method.apply(base, self.config(packing=False).method_config(), SEED)
+        self.base = base
+        self.adapted = METHODS["lora"].function.apply(base, self.config(packing=False).method_config(), SEED)
         self.initial = {name: p.detach().clone() for name, p in self.adapted.named_parameters() if p.requires_grad}
         self.split = articles(self.model, self.texts, self.steps * self.batch)
         self.plan = Plan(len(self.split), self.batch, self.steps, SEED)
@@ -74,7 +74,6 @@ class Bench:
         training = Training(
             model=self.adapted,
             base=self.base,
-            method=self.method,
             config=self.config(packing),
             plan=self.plan,
             train=self.split,
