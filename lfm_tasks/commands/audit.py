@@ -90,13 +90,12 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    from lfm_tasks.tracking.lineage import Lineage
+    from lfm_tasks.tracking.lineage import Graph
 
     store = _store()
-    lineage = Lineage.read(store)
     address = _find(options.reference, store).sha256
-    graph = lineage.descendants(address) if options.descendants else lineage.ancestors(address)
-    print(json.dumps(graph.to_json(), indent=2) if options.json else graph.to_text())
+    graph, direction = Graph.of(store), "descendants" if options.descendants else "ancestors"
+    print(json.dumps(graph.to_json(address, direction), indent=2) if options.json else "\n".join(graph.tree(address, direction)))
     return 0
 
 
@@ -134,16 +133,23 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from lfm_tasks.tracking.sync import sync_records
     from lfm_tasks.tracking.tracker import Tracker
 
     store = _store()
     counts = sync_records(store, Tracker.open(settings(), store))
-    print(json.dumps(counts) if options.json else ", ".join(f"{count} {what}" for what, count in counts.items()))
-    return 0
+    if options.json:
+        print(json.dumps(asdict(counts)))
+    else:
+        print(f"{counts.seen} records: {counts.known} known to MLflow, {counts.logged} logged now, {len(counts.failed)} failed")
+        print("".join(f"{address[:12]}  {reason}\n" for address, reason in counts.failed.items()), end="")
+    return 1 if counts.failed else 0
 
 
 def _reap(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
     from datetime import timedelta
 
     from lfm_tasks.tracking.reaper import reap
@@ -151,5 +157,6 @@ def _reap(options: argparse.Namespace) -> int:
 
     store = _store()
     closed = reap(Tracker.open(settings(), store), lambda tags: None, timedelta(minutes=options.older_than))
-    print(json.dumps(closed) if options.json else f"{len(closed)} runs closed: {', '.join(closed) or 'none'}")
+    listed = ", ".join(f"{one.key or one.run_id} ({one.status})" for one in closed) or "none"
+    print(json.dumps([asdict(one) for one in closed]) if options.json else f"{len(closed)} runs closed: {listed}")
     return 0

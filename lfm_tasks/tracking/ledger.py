@@ -93,8 +93,8 @@ class Ledger:
 
     def problems(self, model: str) -> list[str]:
         """What is wrong with the chain and its copies in the store; empty when all is well."""
-        found, previous = [], FIRST
-        for place, entry in enumerate(self.entries(model), start=1):
+        found, previous, entries = [], FIRST, self.entries(model)
+        for place, entry in enumerate(entries, start=1):
             data = canonical_json(entry.content)
             if sha256_bytes(data) != entry.sha256:
                 found.append(f"Entry {place} of {model} does not hash to its sha256 {entry.sha256[:12]}: it was changed.")
@@ -106,7 +106,7 @@ class Ledger:
             if copied != data:
                 found.append(f"The store's copy of entry {place} of {model} is {'gone' if copied is None else 'different'}.")
             previous = entry.sha256
-        extra = self._store.backend.get_bytes(_key(model, len(self.entries(model)) + 1))
+        extra = self._store.backend.get_bytes(_key(model, len(entries) + 1))
         if extra is not None:
             found.append(f"The store holds a later entry of {model} than the table: the table lost its end.")
         return found

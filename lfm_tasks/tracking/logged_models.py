@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -37,13 +37,14 @@ class LoggedModels:
     def __init__(self, connection: Connection, experiment_id: str, store: Store, locks: Locks) -> None:
         self._connection, self._experiment_id, self._store, self._locks = connection, experiment_id, store, locks
         self._known: dict[str, LoggedModel] = {}
+        self._asked: set[str] = set()
 
     def ensure(self, kinds: Mapping[str, str], run_id: str | None = None, tags: Mapping[str, str] | None = None) -> dict[str, str]:
         """{sha256: LoggedModel id} for artifacts given as {sha256: kind}; what is not there is made.
 
         ``run_id`` is the run that made them (None for inputs), ``tags`` say more about them; both are used at the making only.
         """
-        self._search([sha256 for sha256 in kinds if sha256 not in self._known])
+        self.look_up(kinds)
         for sha256 in kinds.keys() - self._known.keys():
             with self._locks.hold(f"logged model {sha256}"):
                 self._known[sha256] = self._connection.create(
@@ -51,6 +52,12 @@ class LoggedModels:
                     lambda sha256=sha256: self._make(sha256, kinds[sha256], run_id, tags or {}),
                 )
         return {sha256: self._ready(sha256, kinds[sha256]) for sha256 in kinds}
+
+    def look_up(self, wanted: Iterable[str]) -> None:
+        """Learn of all ``wanted`` artifacts' LoggedModels in one request, once."""
+        fresh = set(wanted) - self._asked
+        self._asked |= fresh
+        self._search(sorted(fresh))
 
     def source(self, kind: str, sha256: str, evidence: str) -> dict[str, Any]:
         """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel and tags.

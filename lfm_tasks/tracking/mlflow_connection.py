@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -35,6 +36,8 @@ class Connection:
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if not self.is_server:
+            mlflow.set_tracking_uri(self.uri)  # MLflow's registry tables look up LoggedModels through the global address.
         self.client = self._attempt(lambda: MlflowClient(tracking_uri=self.uri, registry_uri=self.uri), 0)
 
     @property
@@ -69,8 +72,9 @@ class Connection:
                 code = _code(error)
                 if code in REFUSED:
                     raise ConfigError(
-                        f"MLflow at {self.shown_uri} refused the credentials ({code}). "
-                        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+                        f"MLflow at {self.shown_uri} refused the request ({_reason(error)}). "
+                        "For credentials, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; "
+                        "a refused Host needs the server's --allowed-hosts."
                     ) from error
                 if code not in AWAY:
                     raise

@@ -56,6 +56,28 @@ class RegisteredModels:
             raise ReferenceRefused(self._explain(reference))
         return _sha256(found), str(found.version)
 
+    def listed(self) -> list[dict[str, Any]]:
+        """Registered models: ``{"name", "aliases": {alias: version}, "versions": [{"version", "sha256", "run_id"}]}``, newest first."""
+        client, found = self._connection.client, []
+        for model in self._connection.call(client.search_registered_models, max_results=1000):
+            versions = self._connection.call(client.search_model_versions, f"name = '{model.name}'", max_results=1000)
+            rows = [{"version": str(v.version), "sha256": v.tags.get(SHA256), "run_id": v.run_id} for v in versions]
+            aliases = {alias: str(version) for alias, version in model.aliases.items()}
+            rows.sort(key=lambda row: -int(row["version"]))
+            found.append({"name": model.name, "aliases": aliases, "versions": rows})
+        return found
+
+    def labels(self) -> dict[str, str]:
+        """{artifact sha256: "NAME version N (ALIAS)"} of everything that is registered, for the lineage tree."""
+        found: dict[str, list[str]] = {}
+        for model in self.listed():
+            for row in model["versions"]:
+                aliases = ", ".join(alias for alias, version in model["aliases"].items() if version == row["version"])
+                found.setdefault(row["sha256"], []).append(
+                    f"{model['name']} version {row['version']}" + (f" ({aliases})" if aliases else "")
+                )
+        return {sha256: ", ".join(names) for sha256, names in found.items() if sha256}
+
     def verify(self, name: str) -> list[str]:
         """What is wrong with the ledger of ``name``, its copies, and the aliases that it governs; empty when all is well."""
         problems = self._ledger.problems(check_name("Model name", name))

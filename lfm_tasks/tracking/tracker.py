@@ -162,8 +162,9 @@ class Tracker:
     def _link(self, run: Run, record: dict[str, Any], address: str, logged: LoggedModels) -> dict[str, str]:
         """Draw the edges that the run does not have yet."""
         run_id, about = run.info.run_id, {records.RECORD: address, "lfm.step": record["step"], "lfm.method": record.get("method")}
-        inputs = logged.ensure(records.input_models(record))
-        outputs = logged.ensure(records.models(record, "outputs"), run_id, records.clean_tags(about))
+        given, made = records.input_models(record), records.models(record, "outputs")
+        logged.look_up(given | made)
+        inputs, outputs = logged.ensure(given), logged.ensure(made, run_id, records.clean_tags(about))
         if run.data.tags.get(records.RECORD) != address:
             datasets, models = records.datasets(record), [LoggedModelInput(model_id) for model_id in inputs.values()]
             if datasets or models:
@@ -251,7 +252,7 @@ class Tracker:
         """A server chooses where its artifacts are; a bare database would choose a directory of this process."""
         location = None if self.connection.is_server else f"{self.store.backend.uri}/mlflow/{project}"
         try:
-            self._client.create_experiment(project, artifact_location=location)
+            self._client.create_experiment(project, location, {"mlflow.experimentKind": "custom_model_development"})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from ledger_rivals import die_between_ledger_and_alias, rival
 from mlflow import MlflowClient
 
 from lfm_tasks.artifacts.references import parse_reference
@@ -24,30 +25,6 @@ from lfm_tasks.tracking.ledger import FIRST, MOVES, Ledger
 from lfm_tasks.tracking.tracker import Tracker
 
 Commit = Callable[..., Artifact]
-RIVAL = """
-import os, sys
-from pathlib import Path
-from lfm_tasks.artifacts.store import Store
-from lfm_tasks.errors import Conflict
-from lfm_tasks.settings import Settings
-from lfm_tasks.step import Input
-from lfm_tasks.tracking.ledger import Ledger
-from lfm_tasks.tracking.tracker import Tracker
-
-settings = Settings()
-tracker = Tracker.open(settings, Store.open(settings.store))
-if os.environ.get("DIE"):
-    Ledger.copy = lambda *_: None
-    tracker._client.set_registered_model_alias = lambda *_: os.kill(os.getpid(), 9)
-sha256, expected = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    move = tracker.registry.promote("m", "champion", Input(f"sha256:{sha256}", "model", sha256, Path(".")), expected, "rival", "e" * 64)
-    print("won", move.version)
-except Conflict as error:
-    print("lost", error)
-"""
 
 
 def as_input(artifact: Artifact) -> Input:
@@ -67,22 +44,12 @@ def client(settings: Settings) -> MlflowClient:
     return MlflowClient(settings.tracking_uri)
 
 
-@pytest.fixture
-def rivals(settings: Settings) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts processes that promote as soon as they read a line."""
-    started = []
-
-    def start(sha256: str, expected: str | None, **environment: str) -> subprocess.Popen[str]:
-        given = {"LFM_HOME": str(settings.home), "PYTHONPATH": os.getcwd(), **environment}
-        command = [sys.executable, "-c", RIVAL, sha256, *([expected] if expected else [])]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=os.environ | given, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Children begin with everything imported, and with nothing open."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lfm_tasks.tracking.tracker"])
+    return context
 
 
 def test_moves_are_chained_and_name_who_what_and_why(
@@ -99,6 +66,14 @@ def test_moves_are_chained_and_name_who_what_and_why(
     assert tracker.registry.aliased("m", "champion") == ("2", second.address)
     assert client.get_model_version("m", "2").tags["lfm.address"] == f"sha256:{second.address}"
     assert tracker.registry.verify("m") == []
+
+
+def test_what_is_registered_is_listed_with_addresses_and_aliases(tracker: Tracker, promote: Callable[..., Move]) -> None:
+    first, second = promote("a", None), promote("b", "1")
+    (listed,) = tracker.registry.listed()
+    assert (listed["name"], listed["aliases"]) == ("m", {"champion": "2"})
+    assert [(row["version"], row["sha256"]) for row in listed["versions"]] == [("2", second.address), ("1", first.address)]
+    assert tracker.registry.labels() == {first.address: "m version 1", second.address: "m version 2 (champion)"}
 
 
 def test_a_wrong_expectation_moves_nothing_and_names_both_and_the_mover(tracker: Tracker, promote: Callable[..., Move]) -> None:
@@ -121,28 +96,29 @@ def test_a_promotion_that_is_retried_is_the_same_promotion(tracker: Tracker, pro
 
 @pytest.mark.slow
 def test_of_many_processes_with_one_expectation_exactly_one_wins(
-    settings: Settings, tracker: Tracker, promote: Callable[..., Move], commit: Commit, rivals: Callable[..., subprocess.Popen[str]]
+    settings: Settings, tracker: Tracker, promote: Callable[..., Move], commit: Commit, processes: ForkServerContext
 ) -> None:
     promote("a", None)
-    processes = [rivals(commit("model", f"rival {n}").sha256, "1") for n in range(4)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert sorted(line.split()[0] for line in said) == ["lost", "lost", "lost", "won"]
+    start, said = processes.Barrier(4), processes.Queue()
+    addresses = [commit("model", f"rival {n}").sha256 for n in range(4)]
+    children = [processes.Process(target=rival, args=(settings.home, address, "1", start, said)) for address in addresses]
+    for child in children:
+        child.start()
+    assert sorted(said.get(timeout=120) for _ in children) == ["lost", "lost", "lost", "won"]
+    for child in children:
+        child.join(60)
     assert len(tracker.ledger.entries("m")) == 2
     assert tracker.registry.verify("m") == []
 
 
 def test_a_mover_killed_between_ledger_and_alias_is_finished_by_the_next(
-    tracker: Tracker, promote: Callable[..., Move], commit: Commit, rivals: Callable[..., subprocess.Popen[str]]
+    settings: Settings, tracker: Tracker, promote: Callable[..., Move], commit: Commit, processes: ForkServerContext
 ) -> None:
     promote("a", None)
-    killed = rivals(commit("model", "b").sha256, "1", DIE="1")
-    killed.communicate("\n", timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+    child = processes.Process(target=die_between_ledger_and_alias, args=(settings.home, commit("model", "b").sha256, "1"))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     assert tracker.registry.aliased("m", "champion")[0] == "1"
     assert any("names version 1; the ledger says version 2" in problem for problem in tracker.registry.verify("m"))
     with pytest.raises(Conflict, match="names version 2, not version 1"):

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from tracking_records import make_record
+from transformers import AutoModelForCausalLM
 
+from lfm_tasks.artifacts.hashing import sha256_file
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.settings import Settings
@@ -53,7 +56,7 @@ def promote_toy(settings: Settings, tmp_path: Path) -> tuple[str, Store, float]:
     tracker.log_record(store.put_record(record), record)
     given = Input(f"sha256:{artifact.sha256}", "model", artifact.sha256, tmp_path / "model")
     tracker.registry.promote("toy", "champion", given, None, "first", "d" * 64)
-    return artifact.sha256, store, float(model(**tokenizer("the cat", return_tensors="pt")).logits.sum())
+    return artifact.sha256, store, model(**tokenizer("the cat", return_tensors="pt")).logits.sum().item()
 
 
 def load_as_a_stranger(uri: str, cwd: Path) -> dict[str, str]:
@@ -80,3 +83,22 @@ def test_a_stock_client_predicts_over_http_and_no_byte_was_copied(server: tuple[
     exposed = root / "mlflow" / version.source.removeprefix("mlflow-artifacts:/")
     assert (exposed / "model.safetensors").samefile(root / "artifacts" / "model" / sha256 / "model.safetensors")
     store.verify(store.find(sha256))
+
+
+def test_without_a_server_a_client_of_the_database_finds_the_same_files(settings: Settings, tmp_path: Path) -> None:
+    sha256, _, _ = promote_toy(settings, tmp_path)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    directory = Path(mlflow.artifacts.download_artifacts("models:/toy@champion"))
+    assert sha256_file(directory / "manifest.json") == sha256
+    assert AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).config.hidden_size == 32
+
+
+@pytest.mark.live
+def test_a_model_without_a_maker_is_registered_too(server: tuple[str, Path], tmp_path: Path) -> None:
+    address, root = server
+    tracker = Tracker.open(Settings(home=tmp_path, store_uri=f"file://{root}", mlflow_uri=address), store := Store.open(f"file://{root}"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    artifact = store.commit(tmp_path / "model", "model")
+    given = Input(f"sha256:{artifact.sha256}", "model", artifact.sha256, tmp_path / "model")
+    assert tracker.registry.promote("orphan", "champion", given, None, "", "d" * 64).version == "1"

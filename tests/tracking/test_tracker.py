@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import RestException
 from tracking_records import make_record
 
 from lfm_tasks.artifacts.store import Artifact, Store
-from lfm_tasks.errors import InvalidInput, TrackingUnavailable
+from lfm_tasks.errors import ConfigError, InvalidInput, TrackingUnavailable
 from lfm_tasks.settings import Settings
+from lfm_tasks.step import Input
 from lfm_tasks.tracking.sync import sync_records
 from lfm_tasks.tracking.tracker import Tracker
 
@@ -232,6 +234,33 @@ def test_mlflow_down_is_said_quickly_with_what_to_do(settings: Settings, store: 
         Tracker.open(settings.model_copy(update={"mlflow_uri": uri}), store)
     assert "canary" not in str(caught.value)
     assert caught.value.retryable
+
+
+def test_a_refused_request_says_which_settings_to_look_at(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise RestException({"error_code": "PERMISSION_DENIED", "message": "Permission denied"})
+
+    monkeypatch.setattr(tracker._client, "search_runs", forbidden)
+    with pytest.raises(ConfigError, match="refused the request .*Permission denied.*MLFLOW_TRACKING_USERNAME"):
+        tracker.find_run("k")
+
+
+def test_a_deleted_experiment_is_named(settings: Settings, store: Store, tracker: Tracker, client: MlflowClient) -> None:
+    client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(ConfigError, match="Experiment 'lfm' was deleted in MLflow. Restore it there or set LFM_PROJECT"):
+        Tracker.open(settings, store)
+
+
+def test_a_version_that_mlflow_could_not_serve_is_not_registered(
+    settings: Settings, store: Store, client: MlflowClient, commit: Commit
+) -> None:
+    client.create_experiment("elsewhere", f"file://{settings.home}/elsewhere")
+    tracker = Tracker.open(settings.model_copy(update={"project": "elsewhere"}), store)
+    model = commit("model", "a")
+    given = Input(f"sha256:{model.sha256}", "model", model.sha256, settings.home)
+    with pytest.raises(ConfigError, match=r"does not serve the store's files .*--artifacts-destination file://.*/store/mlflow"):
+        tracker.registry.promote("m", "champion", given, None, "", "e" * 64)
+    assert client.search_model_versions("name = 'm'") == []
 
 
 def test_a_project_name_outside_the_pattern_is_refused(settings: Settings, store: Store) -> None:
