@@ -79,7 +79,7 @@ def reliability_diagram(samples: Samples, bins: int) -> Figure:
     _with_bars(curve, found.confidence, found.accuracy, bounds)
     curve.set_ylabel("accuracy")
     curve.set_ylim(-0.02, 1.02)
-    curve.legend(frameon=False, loc="upper left")
+    curve.legend(frameon=False, loc="lower right")
     curve.set_title(_trust(float(confidence.mean()), float(correct.mean()), error), loc="left", fontsize=11)
     histogram.bar(found.low, found.count, width=found.high - found.low, align="edge", color=BLUE, edgecolor="white")
     histogram.set_ylabel("samples")

@@ -26,18 +26,26 @@ def forest_plot(outcome: str, comparisons: list[Comparison], level: float) -> Fi
         axes.plot(value, row, "o" if found.verdict else "D", color=colour, markersize=8 if found.verdict else 5)
         if found.margin is not None:
             bound = percent(found, found.margin if found.role == "primary" else -found.margin)
-            axes.plot([bound, bound], [row - 0.3, row + 0.3], color="#444444", linewidth=1.6, linestyle=":" if bound == 0 else "-")
-        axes.annotate(found.verdict or "", (high, row), xytext=(8, 0), textcoords="offset points", va="center", color=colour, weight="bold")
+            axes.plot([bound, bound], [row - 0.17, row + 0.17], color="#444444", linewidth=1.6, linestyle=":" if bound == 0 else "-")
+        axes.annotate(
+            found.verdict or "", (value, row), xytext=(0, 11), textcoords="offset points", ha="center", color=colour, weight="bold"
+        )
     names = {"primary": "must improve", "must_not_regress": "must not regress", "shown": "shown"}
     axes.set_yticks(list(rows), [f"{found.name}\n({names[found.role]})" for found in comparisons], fontsize=9)
     axes.set_ylim(-0.7, len(comparisons) - 0.3)
     axes.margins(x=0.18)
     axes.set_xlabel(f"← champion better        points or percent, {level:.0%} interval; upright marks: margins        challenger better →")
-    first = comparisons[0]
-    axes.set_title(f"{TITLES[outcome]}: {first.name} {first.change(first.difference)}", loc="left", fontsize=12)
+    axes.set_title(_title(outcome, comparisons), loc="left", fontsize=12)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
+
+
+def _title(outcome: str, comparisons: list[Comparison]) -> str:
+    """The outcome with the metrics that brought it about, or with the primary metric where none did."""
+    decisive = {"promote": ("better",), "reject": ("regresses", "not better"), "ask": ("uncertain",)}[outcome]
+    named = [found for found in comparisons if found.verdict in decisive] or comparisons[:1]
+    return f"{TITLES[outcome]}: " + ", ".join(f"{found.name} {found.change(found.difference)}" for found in named)
 
 
 def percent(found: Comparison, gain: float) -> float:
