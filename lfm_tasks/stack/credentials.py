@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 USER = "admin"
@@ -18,7 +19,7 @@ def password_file(home: Path) -> Path:
 
 def password(home: Path) -> str:
     """The password of :data:`USER`, made at the first start."""
-    return _kept(password_file(home), lambda: {USER: secrets.token_urlsafe(15)})[USER]
+    return _kept(password_file(home), lambda: {USER: secrets.token_hex(12)})[USER]
 
 
 def keys(home: Path) -> dict[str, str]:
@@ -34,7 +35,7 @@ def _new_keys() -> dict[str, str]:
     }
 
 
-def _kept(path: Path, make) -> dict[str, str]:
+def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
     """The JSON in ``path``; made there, with mode 600 from its first byte, where it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

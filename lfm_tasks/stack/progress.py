@@ -134,12 +134,12 @@ class Lines:
         for step in steps:
             if step.state != self._states.get(step.task, "waiting"):
                 took = f" after {seconds(step.wall_seconds)}" if step.state in ENDED and step.wall_seconds is not None else ""
-                self._console.print(f"{step.task}: {step.state}{took}{' (cache hit)' if step.cache_hit else ''}", highlight=False)
+                self._console.print(f"{step.task}: {step.state}{took}{' (cache hit)' if step.cache_hit else ''}")
             self._states[step.task] = step.state
         for attempt in attempts:
             tenth = int(10 * attempt.done / attempt.total)
             if tenth > self._tenths.get(attempt.name, 0):
-                self._console.print(f"{attempt.name}: {attempt.done:.0f} of {attempt.total:.0f}  {attempt.facts()}", highlight=False)
+                self._console.print(f"{attempt.name}: {attempt.done:.0f} of {attempt.total:.0f}  {attempt.facts()}")
             self._tenths[attempt.name] = tenth
 
 
