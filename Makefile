@@ -31,6 +31,6 @@ $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed; this is " + sys.version.split()[0] + ". Try make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'Installing the pinned packages into $(VENV): about 2 GB, some minutes.'
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --no-compile --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --no-deps --no-build-isolation --editable .
 	touch $@
