@@ -54,6 +54,7 @@ def logits_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 
 SEGMENTS = "lfm_segments"
+BLOCK = 128
 
 
 class _Segments:
@@ -63,14 +64,16 @@ class _Segments:
 
 
 def can_segment(model: nn.Module) -> bool:
-    """True for a model whose attention can be confined to segments: it looks its attention function up, and has no state
-    that runs through the row (as Mamba has)."""
-    return bool(getattr(model, "_supports_attention_backend", False)) and not getattr(model, "_is_stateful", False)
+    """True for a model whose attention can be confined to segments: it looks its attention function up, is content with the
+    plain one (``sdpa``), and has no state that runs through the row (as Mamba has)."""
+    plain = model.config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    return bool(plain) and not getattr(model, "_is_stateful", False)
 
 
 @contextmanager
 def segmented(model: nn.Module) -> Iterator[None]:
-    """Inside the block ``model`` computes rows ``[1, length]`` of several sequences; :func:`segments` says which.
+    """Inside the block ``model``, a decoder, computes rows ``[1, length]`` of several sequences; :func:`segments` says which.
+    Rows ``[batch, length]`` of one sequence each, padded on the right, need no mask either.
 
     Attention is computed sequence by sequence, so a row costs what its sequences cost, and nothing leaks between them.
     Pass ``position_ids`` that begin anew at each sequence.
@@ -96,24 +99,32 @@ def segments(lengths: Sequence[int]) -> Iterator[None]:
 def segmented_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention of transformers' interface: ``query`` ``[1, heads, length, width]`` to ``[1, length, heads, width]``.
-
-    Sequences longer than a sliding window get the window's mask.
-    """
+    """Causal attention of transformers' interface: ``query`` ``[batch, heads, length, width]`` to
+    ``[batch, length, heads, width]``. ``attention_mask`` is not read."""
     window = options.get("sliding_window")
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     rows, start = [], 0
     for length in _Segments.lengths or (query.shape[2],):
-        part = slice(start, start + length)
-        mask = _window_mask(length, window, query.device) if window and length > window else None
-        rows.append(sdpa(module, query[:, :, part], key[:, :, part], value[:, :, part], mask, **options)[0])
+        for first, end in _blocks(length, query.device):
+            keys = slice(start, start + end)
+            mask = _mask(first, end, window, query.device) if first or (window and end > window) else None
+            part = query[:, :, start + first : start + end]
+            rows.append(sdpa(module, part, key[:, :, keys], value[:, :, keys], mask, **options)[0])
         start += length
     return torch.cat(rows, dim=1), None
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    allowed = torch.ones(length, length, dtype=torch.bool, device=device)
-    return (allowed.tril() & allowed.triu(1 - window))[None, None]
+def _blocks(length: int, device: torch.device) -> list[tuple[int, int]]:
+    """Ranges of queries that are computed at a time. The CPU's kernel also computes what the causal mask hides; cut into
+    blocks, each with the keys up to its end, a sequence needs little more than half of that."""
+    block = BLOCK if device.type == "cpu" else length
+    return [(first, min(first + block, length)) for first in range(0, length, block)]
+
+
+def _mask(first: int, end: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of the keys ``[0, end)`` the queries ``[first, end)`` may attend to, as ``[1, 1, queries, keys]``."""
+    allowed = torch.ones(end - first, end, dtype=torch.bool, device=device).tril(first)
+    return (allowed.triu(first + 1 - window) if window else allowed)[None, None]
 
 
 AttentionInterface.register(SEGMENTS, segmented_attention)

@@ -34,7 +34,7 @@ def learning_curve(history: list[dict[str, float]], best_step: int, path: Path) 
     figure.savefig(path, metadata={"Software": None})
 
 
-def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:
+def _smoothed(values: list[float], weight: float = 0.8) -> list[float]:
     """Exponential moving average, corrected for its start."""
     smoothed, average = [], 0.0
     for count, value in enumerate(values, start=1):

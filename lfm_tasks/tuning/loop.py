@@ -21,6 +21,7 @@ from lfm_tasks.tuning import checkpoint
 from lfm_tasks.tuning.batches import Batch, Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
 from lfm_tasks.tuning.checkpoint import Progress
 from lfm_tasks.tuning.config import TuneConfig
+from lfm_tasks.tuning.methods.method import TuningMethod
 from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
 from lfm_tasks.tuning.schedules import factor, warmup_steps
 from lfm_tasks.tuning.split import Split
@@ -36,6 +37,7 @@ class Training:
     model: nn.Module
     base: nn.Module
     """The transformers model inside ``model`` (the same one, where the method wraps nothing)."""
+    method: TuningMethod
     config: TuneConfig
     plan: Plan
     train: Split
@@ -55,7 +57,8 @@ class Training:
         self.warmup = warmup_steps(self.config.warmup_steps, self.config.warmup_ratio, self.plan.steps)
         self.counts = parameter_counts(self.model)
         self.pass_tokens = self.config.pack_length or PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
-        self.packs = self.config.packing and not self.labels and can_segment(self.base)
+        self.segments = not self.labels and can_segment(self.base)
+        self.packs = self.config.packing and self.segments
 
     def run(self) -> Progress:
         """Train to the end. Raises :class:`AttemptKilled` (with a checkpoint kept) and :class:`NonFiniteLoss`."""
@@ -75,7 +78,8 @@ class Training:
 
     def _modes(self) -> ExitStack:
         stack = ExitStack()
-        if self.packs:
+        stack.enter_context(self.method.training(self.model))
+        if self.segments:
             stack.enter_context(segmented(self.base))
         if self.config.gradient_checkpointing:
             self.base.activation_checkpointing_enable({"use_reentrant": False})

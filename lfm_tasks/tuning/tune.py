@@ -69,6 +69,7 @@ def prepare(config: TuneConfig, model: PreTrainedModel, dataset: Input, objectiv
     return Training(
         model=adapted,
         base=model,
+        method=method,
         config=config,
         plan=plan,
         train=train,
@@ -85,7 +86,7 @@ def save(training: Training, inputs: Mapping[str, Input], labels: list[str]) -> 
 
     Raises :class:`IntegrityError` where they differ by more than ``TOLERANCE``.
     """
-    base, workdir, method = inputs["model"], training.context.workdir, METHODS[training.config.method].function
+    base, workdir, method = inputs["model"], training.context.workdir, training.method
     task = "classification" if training.labels else "causal_lm"
     probe = [ids[:PROBE_TOKENS] for ids in training.train.tokens[:PROBES]]
     trained = training.model.to("cpu").eval()

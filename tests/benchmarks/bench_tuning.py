@@ -58,8 +58,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         base = open_causal_lm(Input("model", "model", "", self.model))
-        self.base = base
-        self.adapted = METHODS["lora"].function.apply(base, self.config(packing=False).method_config(), SEED)
+        self.base, self.method = base, METHODS["lora"].function
+        self.adapted = self.method.apply(base, self.config(packing=False).method_config(), SEED)
         self.initial = {name: p.detach().clone() for name, p in self.adapted.named_parameters() if p.requires_grad}
         self.split = articles(self.model, self.texts, self.steps * self.batch)
         self.plan = Plan(len(self.split), self.batch, self.steps, SEED)
@@ -74,6 +74,7 @@ class Bench:
         training = Training(
             model=self.adapted,
             base=self.base,
+            method=self.method,
             config=self.config(packing),
             plan=self.plan,
             train=self.split,
@@ -161,9 +162,9 @@ def starter(name: str, directory: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2, help="optimiser steps of a run")
-    parser.add_argument("--batch", type=int, default=4, help="examples of a step")
+    parser.add_argument("--batch", type=int, default=8, help="examples of a step")
     parser.add_argument("--micro", type=int, default=4, help="examples of a padded forward pass")
-    parser.add_argument("--runs", type=int, default=5, help="after one that is not counted")
+    parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -172,19 +173,18 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, bench: Bench) -> None:
-    """All three sides in turn, the first one changing; the first round only warms up."""
+    """All three sides in turn, the first one changing."""
     sides = {"peer": bench.peer, "padded": lambda: bench.ours(False), "packed": lambda: bench.ours(True)}
     costs: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, list[float]] = {}
-    for run in range(-1, given.runs):
+    for run in range(given.runs):
         for name in sorted(sides, key=lambda name, run=run: (list(sides).index(name) + run) % len(sides)):
             cost, losses[name] = bench.cost(sides[name])
-            if run >= 0:
-                costs[name].append(cost)
+            costs[name].append(cost)
             print(f"  run {run + 1}/{given.runs} {name}: {cost:.3f} {UNIT}, losses {losses[name]}", flush=True)
     for name in ("padded", "packed"):
         np.testing.assert_allclose(losses[name], losses["peer"], rtol=SAME_LOSS)
-    details = {"tokens of a run": bench.tokens, "steps": given.steps, "batch": given.batch, "losses": losses}
+    details = {"tokens of a run": bench.tokens, "steps": given.steps, "batch": given.batch, "micro-batch": given.micro, "losses": losses}
     peer = f"transformers {version('transformers')} + peft {version('peft')}"
     for name, side, goal in (("tuning", "padded", 1.2), ("tuning-packed", "packed", 1.6)):
         write_result(name, UNIT, Measured(costs[side], costs["peer"]), peer, goal, details)

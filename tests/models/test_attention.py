@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from lfm_tasks.models import attention
 from lfm_tasks.models.attention import PADDING, can_segment, logits_at, packed_mask, segmented, segments
 
 LENGTHS = (5, 9, 3, 7)
@@ -46,7 +47,9 @@ def test_a_masked_row_gives_each_sequence_the_logits_it_has_alone(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
-def test_a_segmented_row_gives_each_sequence_the_logits_and_gradients_it_has_alone(name):
+@pytest.mark.parametrize("block", [128, 4, 3])
+def test_a_segmented_row_gives_each_sequence_the_logits_and_gradients_it_has_alone(name, block, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
     model, parts = toy(name), sequences()
     assert can_segment(model)
     with segmented(model), segments(LENGTHS):
@@ -59,6 +62,25 @@ def test_a_segmented_row_gives_each_sequence_the_logits_and_gradients_it_has_alo
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("block", [128, 4])
+def test_rows_padded_on_the_right_need_no_mask(name, block, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    model, parts = toy(name), sequences()
+    rows = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    with torch.inference_mode(), segmented(model):
+        padded = model(input_ids=rows).logits
+    for row, part in zip(padded, parts, strict=True):
+        with torch.inference_mode():
+            torch.testing.assert_close(row[: len(part)], model(input_ids=part[None]).logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_computes_attention_its_own_way_is_not_segmented():
+    model = toy("llama")
+    model.set_attn_implementation("eager")
+    assert not can_segment(model)
 
 
 def test_segmented_leaves_the_model_as_it_was():

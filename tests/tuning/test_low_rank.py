@@ -1,11 +1,13 @@
-"""LoRA, rsLoRA and DoRA against the formulas of their papers, in float64 by hand."""
+"""LoRA, rsLoRA and DoRA against the formulas of their papers, in float64 by hand; the fused layer against autograd."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from peft.tuners.lora import Linear
 
 from lfm_tasks.models.opening import open_causal_lm
+from lfm_tasks.tuning.fused import FusedLora, fused_lora
 from lfm_tasks.tuning.methods.config import LoraConfig
 from lfm_tasks.tuning.methods.lora import DORA, LORA, RSLORA
 from tests.tuned import llama_input
@@ -53,3 +55,39 @@ def test_the_layer_is_the_papers_formula_before_and_after_merging(base, method, 
     torch.testing.assert_close(layer.eval()(x).double(), x.double() @ expected.T, atol=1e-4, rtol=1e-4)
     merged = method.merge(model)
     torch.testing.assert_close(merged.get_submodule(LAYER).weight.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_of_the_fused_layer_are_those_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    x, down, up = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2))
+    )
+    weight, bias = torch.randn(4, 5, generator=generator, dtype=torch.float64), torch.randn(4, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x, a, b: FusedLora.apply(x, weight, bias, a, b, 0.7), (x, down, up))
+
+
+def test_the_fused_layer_gives_pefts_values_and_gradients_and_leaves_the_model_as_it_was(base):
+    model, layer = adapted(base, LORA)
+    ids = torch.arange(5, 25).view(2, 10)
+
+    def outcome():
+        model.zero_grad()
+        logits = model(input_ids=ids).logits
+        logits.square().mean().backward()
+        return logits.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    plain, gradients = outcome()
+    with fused_lora(model):
+        assert "forward" in vars(layer)
+        fused, fused_gradients = outcome()
+    assert "forward" not in vars(layer)
+    torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(fused_gradients[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_layers_with_dropout_or_a_variant_are_left_to_peft(base):
+    for method, config in ((LORA, LoraConfig(dropout=0.1)), (DORA, LoraConfig())):
+        model = method.apply(open_causal_lm(base), config, 0)
+        with fused_lora(model):
+            assert not any("forward" in vars(module) for module in model.modules() if isinstance(module, Linear))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +32,9 @@ class BitFit:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in chosen or (bool(heads) and name.startswith(heads)))
         return model
+
+    def training(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def save(self, model: nn.Module, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
         tensors = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from torch import nn
@@ -21,6 +22,9 @@ class FullTuning:
                 if embedding is not None:
                     embedding.requires_grad_(False)
         return model
+
+    def training(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def save(self, model: nn.Module, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
         raise NotImplementedError("Full fine-tuning has no adapter.")

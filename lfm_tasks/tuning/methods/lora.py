@@ -6,6 +6,7 @@ over each output's row, m trained from ||W||.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lfm_tasks.errors import ConfigError
 from lfm_tasks.models.opening import fresh_modules, head_modules
 from lfm_tasks.models.saving import save_adapter
 from lfm_tasks.seeds import derive_seed
+from lfm_tasks.tuning.fused import fused_lora
 from lfm_tasks.tuning.methods.config import LoraConfig
 from lfm_tasks.tuning.methods.method import Task
 
@@ -50,6 +52,9 @@ class LowRank:
                     task_type="SEQ_CLS" if classifier else "CAUSAL_LM",
                 ),
             )
+
+    def training(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext() if self.use_dora else fused_lora(model)
 
     def save(self, model: peft.PeftModel, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
         save_adapter(model, directory, method=self.name, base_sha256=base_sha256, task=task, labels=labels)

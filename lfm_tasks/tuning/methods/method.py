@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,6 +22,9 @@ class TuningMethod(Protocol):
         Heads of a classifier, and what was drawn at random when it was opened, train always. Raises
         :class:`~lfm_tasks.errors.InvalidInput` where the model lacks what the method needs.
         """
+
+    def training(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Entered while the model trains: a place for faster kernels of the same function."""
 
     def save(self, model: nn.Module, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
         """Write the adapter artifact."""
