@@ -32,5 +32,6 @@ $(READY): requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'Installing the pinned packages into $(VENV): about 2 GB, some minutes.'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --no-compile --requirement requirements.txt
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on every core, where pip would use one
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --no-deps --no-build-isolation --editable .
 	touch $@

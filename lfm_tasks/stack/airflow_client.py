@@ -42,6 +42,10 @@ class AirflowClient:
         """Start a run now; returns its run id."""
         return self._call("POST", f"dags/{quote(dag_id)}/dagRuns", {"logical_date": None, "conf": conf or {}})["dag_run_id"]
 
+    def fail(self, dag_id: str, run_id: str) -> None:
+        """End a run as failed, so that a scheduler that starts later does not go on with it."""
+        self._call("PATCH", _run_path(dag_id, run_id), {"state": "failed"})
+
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         return self.get(_run_path(dag_id, run_id))
 

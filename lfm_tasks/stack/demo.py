@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lfm_tasks.artifacts.store import Store
-from lfm_tasks.errors import Unavailable
+from lfm_tasks.errors import LfmError, Unavailable
 from lfm_tasks.settings import Settings
 from lfm_tasks.stack.components import REPOSITORY
 from lfm_tasks.stack.embedded import Stack
@@ -47,7 +48,7 @@ def demo(
             up_seconds = time.monotonic() - began
             started = time.monotonic()
             run_id = trigger(stack, dag_id, conf)
-            state = follow(stack, dag_id, run_id, console)
+            state = follow_or_fail(stack, dag_id, run_id, console)
             times = {"start_seconds": up_seconds, "dag_seconds": time.monotonic() - started}
             report(stack, name, dag_id, run_id, state, times, console)
             if state != "success":
@@ -85,6 +86,16 @@ def trigger(stack: Stack, dag_id: str, conf: Mapping[str, Any] | None) -> str:
         time.sleep(0.5)
     stack.airflow.unpause(dag_id)
     return stack.airflow.trigger(dag_id, dict(conf or {}))
+
+
+def follow_or_fail(stack: Stack, dag_id: str, run_id: str, console: Console) -> str:
+    """:func:`follow`; a run that nobody follows any more is ended, or the next start would go on with it."""
+    try:
+        return follow(stack, dag_id, run_id, console)
+    except BaseException:
+        with suppress(LfmError):
+            stack.airflow.fail(dag_id, run_id)
+        raise
 
 
 def follow(stack: Stack, dag_id: str, run_id: str, console: Console) -> str:

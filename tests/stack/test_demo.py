@@ -37,6 +37,9 @@ class Airflow:
         self.conf = conf
         return "manual__1"
 
+    def fail(self, dag_id, run_id):
+        self.failed = (dag_id, run_id)
+
     def task_order(self, dag_id):
         return ["prepare", "tune"]
 
@@ -117,8 +120,14 @@ def test_a_server_that_dies_on_the_way_ends_the_demo(demo):
         demo(Airflow(), check)
 
 
-def test_interruption_is_exit_code_130(demo):
-    def check():
-        raise KeyboardInterrupt
+def test_interruption_is_exit_code_130_and_ends_the_run(demo):
+    """Or the next start would go on with it, beside its own."""
+    airflow = Airflow("running")
+    looks = iter([None, None])
 
-    assert demo(Airflow(), check)[0] == 130
+    def check():
+        if next(looks, "late"):
+            raise KeyboardInterrupt
+
+    assert demo(airflow, check)[0] == 130
+    assert airflow.failed == ("lfm_adapt", "manual__1")
