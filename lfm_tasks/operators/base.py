@@ -19,6 +19,8 @@ from lfm_tasks.runner.launcher import Child
 from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
 
+NOTHING = ""
+"""What a skipped task hands on: the tasks after it go on without that input."""
 SECONDS_TO_STOP = 3.0
 """Airflow sends SIGKILL five seconds after SIGTERM; marking the run needs some of them."""
 
@@ -68,6 +70,10 @@ class StepOperator(BaseOperator):
             self._child = Child(job, settings(), environment_from_connections(settings()))
         except LfmError as error:
             raise AirflowFailException(str(error)) from error
+        except AirflowSkipException:
+            for name in STEPS[self.step].outputs:
+                context["ti"].xcom_push(key=name, value=NOTHING)
+            raise
         result = self._child.follow(self.log.info)
         self.run_url = result.run_url or ""
         if result.state != "success":
