@@ -154,6 +154,18 @@ def test_pins_of_both_locks_agree():
     assert {"celery", "redis"} <= set(production)
 
 
+def test_the_lock_holds_every_direct_dependency_at_a_version_it_allows():
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.M))
+    for text in (*project["dependencies"], *project["optional-dependencies"]["test"]):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(locked[wanted.name.lower()]), text
+
+
 @pytest.mark.parametrize(("part", "code"), [([], 0), (["scheduler"], 0), (["dag_processor"], 1)])
 def test_health_probe(part, code):
     class Airflow(BaseHTTPRequestHandler):
