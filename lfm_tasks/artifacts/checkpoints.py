@@ -15,7 +15,7 @@ from lfm_tasks.artifacts.hashing import sha256_file
 from lfm_tasks.artifacts.manifest import MANIFEST, FileEntry, list_files
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.config import Config, canonical_json, parse_config
-from lfm_tasks.errors import ConfigError, IntegrityError
+from lfm_tasks.errors import IntegrityError, InvalidInput
 
 KEPT = 2
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class StoreCheckpoints:
     def _manifest(self, step: int) -> CheckpointManifest:
         try:
             manifest = parse_config(CheckpointManifest, json.loads(self._backend.get_bytes(f"{self._at(step)}/{MANIFEST}") or b"{}"))
-        except (ConfigError, ValueError) as error:
+        except (InvalidInput, ValueError) as error:
             raise IntegrityError(f"its manifest cannot be read: {error}") from None
         if manifest.step != step:
             raise IntegrityError(f"its manifest is of step {manifest.step}.")

@@ -218,7 +218,7 @@ class S3Backend:
         if size is None:
             raise FileNotFoundError(key)
         starts = range(0, size, self.part_size)
-        yield from in_order((partial(self._read, key, start, min(start + self.part_size, size)) for start in starts), self.workers)
+        return in_order((partial(self._read, key, start, min(start + self.part_size, size)) for start in starts), self.workers)
 
     def _read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The object, or its bytes from ``start`` up to ``end``; a body that breaks off is asked for again."""
