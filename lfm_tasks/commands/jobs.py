@@ -12,7 +12,7 @@ from typing import Any
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import MAX_CONFIG_BYTES, parse_config
 from lfm_tasks.errors import AttemptKilled, ConfigError, LfmError
-from lfm_tasks.operators.params import config_values, form_fields
+from lfm_tasks.form import config_values, form_fields
 from lfm_tasks.registry import Step
 from lfm_tasks.runner.job import Job, JobError, JobResult
 from lfm_tasks.settings import settings

@@ -11,8 +11,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, LfmError, unknown_name
+from lfm_tasks.form import config_values
 from lfm_tasks.operators.connections import environment_from_connections
-from lfm_tasks.operators.params import config_values
 from lfm_tasks.registry import Step
 from lfm_tasks.runner.job import AirflowTask, Job, JobResult
 from lfm_tasks.runner.launcher import Child

@@ -36,7 +36,7 @@ def test_every_task_has_a_retry_and_heavy_steps_wait_for_a_slot(dagbag):
 
 def test_every_param_has_a_type_and_a_description(dagbag):
     for dag in dagbag.dags.values():
-        for name, param in dag.params.items():
+        for name in dag.params:
             schema = dag.params.get_param(name).schema
             assert "type" in schema or "enum" in schema, f"{dag.dag_id}.{name}"
             assert dag.params.get_param(name).description, f"{dag.dag_id}.{name}"

@@ -11,7 +11,7 @@ import pytest
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.operators.params import config_values, form_fields
+from lfm_tasks.form import config_values, form_fields
 from lfm_tasks.steps import STEPS
 
 STEP_NAMES = STEPS.names()
@@ -66,7 +66,7 @@ def test_forms_import_nothing_heavy():
     heavy = {"torch", "transformers", "peft", "mlflow", "boto3", "pandas", "numpy", "pyarrow", "datasets"}
     code = (
         "import sys, json\n"
-        "from lfm_tasks.operators.params import form_fields\nfrom lfm_tasks.steps import STEPS\n"
+        "from lfm_tasks.form import form_fields\nfrom lfm_tasks.steps import STEPS\n"
         "[form_fields(step, step.name) for step in STEPS]\n"
         f"print(json.dumps(sorted({heavy!r} & set(sys.modules))))"
     )

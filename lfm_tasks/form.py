@@ -1,0 +1,93 @@
+"""From a typed config to the fields of a form and back: the Airflow form and the command line both come from here. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lfm_tasks.catalogue import methods_of
+from lfm_tasks.config import Config
+from lfm_tasks.errors import ConfigError, unknown_name
+from lfm_tasks.registry import Step
+
+OPTIONS = "options"
+"""Config field that holds the chosen method's own options; the form shows each option as a field of its own."""
+
+
+def form_fields(step: Step, prefix: str, defaults: Mapping[str, Any] | None = None, skip: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """JSON schemas of the step's fields, by Param name ``<prefix>_<field>``; ``default`` holds the value.
+
+    Raises :class:`ConfigError` when ``defaults`` names no field of the step.
+    """
+    defaults = dict(defaults or {})
+    fields = _config_fields(step.config_class, step.title)
+    if OPTIONS in fields:
+        del fields[OPTIONS]
+        fields |= _option_fields(step)
+        fields["method"]["enum"] = [card.name for card in methods_of(step.name)]
+        fields["method"]["values_display"] = {card.name: card.title for card in methods_of(step.name)}
+    for name, value in defaults.items():
+        if name not in fields:
+            raise ConfigError(unknown_name(f"field of step {step.name}", name, fields))
+        fields[name]["default"] = value
+    return {f"{prefix}_{name}": schema for name, schema in fields.items() if name not in set(skip)}
+
+
+def config_values(step: Step, prefix: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the step's config among ``params``; a method option left empty is left to the method's default."""
+    values = {name: params[f"{prefix}_{name}"] for name in step.config_class.model_fields if f"{prefix}_{name}" in params}
+    if OPTIONS in step.config_class.model_fields:
+        given = {name: params.get(f"{prefix}_{name}") for name in _option_fields(step)}
+        values[OPTIONS] = {name: value for name, value in given.items() if value is not None}
+    return values
+
+
+def _config_fields(config_class: type[Config], section: str) -> dict[str, dict[str, Any]]:
+    schema = config_class.model_json_schema()
+    return {name: _field(name, entry, schema.get("$defs", {}), section) for name, entry in schema["properties"].items()}
+
+
+def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], section: str) -> dict[str, Any]:
+    """One field's schema in the dialect that Airflow's form understands."""
+    entry = dict(entry)
+    if "$ref" in entry:
+        entry |= definitions[entry.pop("$ref").rsplit("/", 1)[1]]
+    if "anyOf" in entry:
+        choices = entry.pop("anyOf")
+        types = [choice["type"] for choice in choices]
+        for choice in choices:
+            entry = {**choice, **entry}
+        entry["type"] = types
+        if "enum" in entry and "null" in types:
+            entry["enum"] = [*entry["enum"], None]
+    if "const" in entry:
+        entry["enum"] = [entry.pop("const")]
+    unit = entry.pop("unit", None)
+    description = entry.get("description", "")
+    labels = entry.pop("labels", None)
+    return {
+        **{key: value for key, value in entry.items() if key not in ("advanced", "cache")},
+        "title": entry.pop("label", name.replace("_", " ").capitalize()) + (f" ({unit})" if unit else ""),
+        "description": description,
+        "section": f"{section}: {entry['section']}" if "section" in entry else section,
+        **({"values_display": labels} if labels else {}),
+    }
+
+
+def _option_fields(step: Step) -> dict[str, dict[str, Any]]:
+    """Every option of every method of the step, empty by default, saying which methods take it."""
+    takers: dict[str, list[str]] = {}
+    fields: dict[str, dict[str, Any]] = {}
+    for card in methods_of(step.name):
+        for name, schema in _config_fields(card.config_class, f"{step.title}: method options").items():
+            takers.setdefault(name, []).append(card.name)
+            fields.setdefault(name, schema)
+    for name, schema in fields.items():
+        default = schema.get("default")
+        types = schema.get("type", "string")
+        schema["type"] = sorted({"null", *([types] if isinstance(types, str) else types)})
+        if "enum" in schema and None not in schema["enum"]:
+            schema["enum"] = [*schema["enum"], None]
+        schema["default"] = None
+        schema["description"] = f"{schema['description']} For {', '.join(takers[name])}; empty means {default!r}."
+    return fields
