@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import mlflow
@@ -60,10 +61,11 @@ def promote_toy(settings: Settings, tmp_path: Path) -> tuple[str, Store, float]:
 
 
 def load_as_a_stranger(uri: str, cwd: Path) -> dict[str, str]:
-    """Run CLIENT in another directory with an isolated interpreter; its lines as a dict."""
+    """Run CLIENT in another directory; its lines as a dict. Without ``site`` no ``.pth`` file puts our checkout on the path."""
     hidden = {"PYTHONPATH", "MLFLOW_TRACKING_URI"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith("LFM_")} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", CLIENT, uri], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    environment["PYTHONPATH"] = sysconfig.get_path("purelib")
+    done = subprocess.run([sys.executable, "-S", "-c", CLIENT, uri], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if line[:1].isupper() and " " in line)
 
