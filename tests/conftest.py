@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -30,18 +31,29 @@ for _name in [name for name in os.environ if name.startswith(("LFM_", "MLFLOW_TR
         del os.environ[_name]
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory) -> Path:
+    """A SQLite file with MLflow's tables: migrations take seconds, a copy does not."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, migrated):
     """A home of its own: store, MLflow and ledger in files below ``tmp_path``."""
     from lfm_tasks.settings import settings
 
-    monkeypatch.setenv("LFM_HOME", str(tmp_path / "home"))
+    path = tmp_path / "home"
+    (path / "mlflow").mkdir(parents=True)
+    shutil.copy(migrated, path / "mlflow" / "mlflow.db")
+    monkeypatch.setenv("LFM_HOME", str(path))
     settings.cache_clear()
-    yield tmp_path / "home"
+    yield path
     settings.cache_clear()
 
 
 def pytest_sessionfinish():
-    import shutil
-
     shutil.rmtree(_SESSION, ignore_errors=True)

@@ -16,9 +16,9 @@ from tests.runner.toy_steps import TOY
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(home, monkeypatch):
     monkeypatch.setitem(STEPS._entries, "toy", TOY)
-    return Settings(home=tmp_path / "home")
+    return Settings(home=home)
 
 
 @pytest.fixture

@@ -13,19 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.settings import Settings
 from lfm_tasks.tracking.tracker import Tracker
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with MLflow's tables: migrations take seconds, a copy does not."""
-    path = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
