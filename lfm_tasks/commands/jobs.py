@@ -13,7 +13,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import MAX_CONFIG_BYTES, parse_config
 from lfm_tasks.errors import AttemptKilled, ConfigError, LfmError
 from lfm_tasks.form import config_values, form_fields
-from lfm_tasks.registry import Step
+from lfm_tasks.registry import Card, Step
 from lfm_tasks.runner.job import Job, JobError, JobResult
 from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
@@ -36,6 +36,7 @@ def register(commands: Any) -> None:
 
     methods = commands.add_parser("methods", help="the catalogue of methods")
     methods.add_argument("--json", action="store_true")
+    methods.add_argument("--markdown", action="store_true", help="as the table of the README")
     methods.set_defaults(call=_methods)
 
 
@@ -146,6 +147,9 @@ def _methods(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(card) for card in cards], indent=2))
         return 0
+    if options.markdown:
+        print("\n".join(markdown_rows(cards)))
+        return 0
     from rich.console import Console
     from rich.table import Table
 
@@ -154,3 +158,9 @@ def _methods(options: argparse.Namespace) -> int:
         table.add_row(card.name, card.area, card.title, card.paper, ", ".join(card.access), card.cost)
     Console().print(table)
     return 0
+
+
+def markdown_rows(cards: list[Card]) -> list[str]:
+    """A Markdown table of the cards."""
+    rows = [f"| `{card.name}` | {card.area} | {card.title} | {card.paper} | {', '.join(card.access)} | {card.cost} |" for card in cards]
+    return ["| method | area | title | paper | access | cost |", "|---|---|---|---|---|---|", *rows]
