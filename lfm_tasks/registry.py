@@ -37,7 +37,8 @@ class InputSpec:
 class Step:
     """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
 
-    ``code`` names the packages whose source enters the cache key.
+    ``code`` names the packages whose source enters the cache key. ``distributed``: with torchrun or accelerate every process
+    runs the step's function, which divides the work among them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Step:
     outputs: dict[str, Kind]
     code: tuple[str, ...]
     cached: bool = True
+    distributed: bool = False
 
     @property
     def config_class(self) -> type[Config]:

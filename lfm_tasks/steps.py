@@ -32,6 +32,7 @@ STEPS.add(
         },
         outputs={"adapter": "adapter", "model": "model"},
         code=("lfm_tasks.tuning", "lfm_tasks.models"),
+        distributed=True,
     )
 )
 STEPS.add(

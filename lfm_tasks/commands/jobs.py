@@ -96,11 +96,14 @@ def _print_result(result: JobResult) -> None:
 
 def _run_job(options: argparse.Namespace) -> int:
     """Run a job file. The result, success or not, is one JSON document; the exit code is the error's."""
+    from lfm_tasks.runner import ranks
     from lfm_tasks.runner.run import error_result, run_job
     from lfm_tasks.runner.stopping import StopSignal
 
     stop = StopSignal()
     stop.install(options.parent_pid)
+    if ranks.is_follower():
+        return ranks.follow()
     opened: dict[str, str] = {}
 
     def remember(run_id: str, url: str) -> None:
@@ -109,7 +112,8 @@ def _run_job(options: argparse.Namespace) -> int:
             _write_whole(options.opened, json.dumps(opened))
 
     try:
-        result, code = run_job(_read_job(options.job), settings(), stop, remember), 0
+        with ranks.leading():
+            result, code = run_job(_read_job(options.job), settings(), stop, remember), 0
     except LfmError as error:
         state = "killed" if isinstance(error, AttemptKilled) else "failed"
         result, code = JobResult(state=state, error=JobError(**error_result(error)), **opened), error.exit_code

@@ -13,6 +13,7 @@ from typing import Any
 
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
 from lfm_tasks.config import canonical_json
+from lfm_tasks.runner.ranks import world
 
 # Packages whose version may change a step's numbers; a different patch release of Airflow does not.
 NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "pyarrow", "numpy")
@@ -54,6 +55,8 @@ def environment() -> dict[str, Any]:
         "packages": {name: found for name in NUMERIC_PACKAGES if (found := _version(name)) is not None},
         "device": _device(),
     }
+    if world() > 1:
+        facts["processes"] = world()
     return {"sha256": sha256_bytes(canonical_json(facts)), **facts}
 
 

@@ -21,6 +21,7 @@ from lfm_tasks.registry import Step
 from lfm_tasks.runner.context import RunningContext
 from lfm_tasks.runner.environment import code_digest, environment, git_commit
 from lfm_tasks.runner.job import Job, JobResult
+from lfm_tasks.runner.ranks import compute
 from lfm_tasks.runner.resolve import Resolved, Resolver
 from lfm_tasks.runner.stopping import StopSignal
 from lfm_tasks.settings import Settings
@@ -96,7 +97,7 @@ def _work(attempt: Attempt, resolver: Resolver, store: Store, tracker: Tracker, 
     opened = {name: resolver.open(resolved) for name, resolved in attempt.inputs.items()}
     if stop:
         raise AttemptKilled("Stopped on request before the work began.")
-    outcome: Outcome = attempt.step.function(attempt.config, opened, context)
+    outcome = compute(attempt.step, attempt.config, opened, context)
     outputs = {name: store.commit(output.path, output.kind) for name, output in outcome.outputs.items()}
     record = _record(attempt, outcome, {name: {"kind": a.kind, "sha256": a.sha256} for name, a in outputs.items()})
     address = store.put_record(record)

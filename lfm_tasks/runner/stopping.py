@@ -6,6 +6,9 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+
+import psutil
 
 GRACE_SECONDS = 60.0
 """How long a stopping attempt may take to write its checkpoint before it ends itself."""
@@ -21,7 +24,7 @@ class StopSignal:
         return self._event.is_set()
 
     def install(self, parent_pid: int | None = None) -> None:
-        """Listen for signals, and end like on SIGTERM when ``parent_pid`` is no longer this process's parent."""
+        """Listen for signals, and end like on SIGTERM when the process ``parent_pid``, which started this one, has ended."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         if parent_pid is not None:
@@ -35,6 +38,8 @@ class StopSignal:
             timer.start()
 
     def _watch(self, parent_pid: int) -> None:
-        while os.getppid() == parent_pid:
-            time.sleep(0.5)
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(parent_pid)
+            while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lfm_tasks.errors import AttemptKilled, NonFiniteLoss
 from lfm_tasks.models.attention import can_segment, segmented
+from lfm_tasks.models.ranks import Ranks
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import StepContext
 from lfm_tasks.tuning import checkpoint
@@ -50,6 +51,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    ranks: Ranks = field(default_factory=Ranks.current)
 
     def __post_init__(self) -> None:
         self.parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
@@ -95,7 +97,7 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for micro, batch in enumerate(self._batches(self.train, examples)):
+        for micro, batch in self._batches(self.train, examples):
             torch.manual_seed(derive_seed(config.seed, "dropout", step, micro))
             with row_of(batch):
                 with self._autocast():
@@ -103,6 +105,8 @@ class Training:
                 loss.backward()
             total += loss.detach()
             self._poll()
+        self.ranks.sum(total)
+        self.ranks.sum_gradients(self.parameters.values())
         norm = clip(self.parameters.values(), config.max_grad_norm)
         loss_value, norm_value = torch.stack([total, norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
@@ -148,22 +152,23 @@ class Training:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         everything = range(len(split))
         with torch.inference_mode():
-            for batch in self._batches(split, everything):
+            for _, batch in self._batches(split, everything):
                 with row_of(batch), self._autocast():
                     total += loss_sum(self.model, batch).double()
                 self._poll()
-        return total.item() / count_targets(split, everything, labels=self.labels)
+        return self.ranks.sum(total).item() / count_targets(split, everything, labels=self.labels)
 
-    def _batches(self, split: Split, examples: Any) -> Iterator[Batch]:
+    def _batches(self, split: Split, examples: Any) -> Iterator[tuple[int, Batch]]:
+        """This process's share of the forward passes, each with its number among all of them."""
         lengths = [len(ids) for ids in split.tokens]
         if self.packs:
             groups = pack(examples, lengths, self.pass_tokens)
         else:
             groups = chunk_by_length(examples, lengths, self.config.micro_batch_size, self.pass_tokens)
         pad = self.base.config.pad_token_id or 0
-        for group in groups:
+        for number, group in self.ranks.share(groups):
             batch = packed_batch(split, group) if self.packs else padded_batch(split, group, pad, labels=self.labels)
-            yield to_device(batch, self.device)
+            yield number, to_device(batch, self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if uses_bfloat16(self.config, self.device) else nullcontext()
@@ -193,7 +198,7 @@ class Training:
         self.context.checkpoints.save(self.progress.step, write)
 
     def _resume(self) -> None:
-        newest = self.context.checkpoints.latest()
+        newest = self.ranks.tell(self.context.checkpoints.latest())
         if newest is None:
             return
         loaded = checkpoint.load(newest, self.parameters, self.optimizer, self.identity)

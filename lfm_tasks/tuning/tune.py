@@ -40,6 +40,8 @@ def run(config: TuneConfig, inputs: Mapping[str, Input], context: StepContext) -
     training = prepare(config, model, dataset, objective, context)
     context.log(_introduction(training))
     training.run()
+    if not training.ranks.leads:
+        return Outcome(outputs={})
     outputs, differences = save(training, inputs, labels)
     return Outcome(
         outputs=outputs,
