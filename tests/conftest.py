@@ -25,6 +25,7 @@ os.environ.update(
     HF_DATASETS_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="PASSIVE",
 )
 for _name in [name for name in os.environ if name.startswith(("LFM_", "MLFLOW_TRACKING"))]:
     if _name not in ("LFM_HOME",):

@@ -25,6 +25,11 @@ def test_the_child_gets_none_of_the_orchestrators_secrets():
     assert kept["AWS_SECRET_ACCESS_KEY"] == "from the connection"
 
 
+def test_threads_wait_asleep_unless_told_otherwise():
+    assert child_environment({}, Settings(), {})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert child_environment({"OMP_WAIT_POLICY": "ACTIVE"}, Settings(), {})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_threads_reach_the_child():
     assert child_environment({}, Settings(threads=3), {})["OMP_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in child_environment({}, Settings(threads=0), {})
