@@ -37,7 +37,7 @@ class InputSpec:
 class Step:
     """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
 
-    ``code`` names the packages whose source enters the cache key.
+    ``code`` names the packages and modules whose source enters the cache key: all that the step imports (a test holds it to that).
     """
 
     name: str
