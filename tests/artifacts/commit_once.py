@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import LfmError
+from lfm_tasks.runner.memory import peak_rss_bytes
 
 
 def main(uri: str, directory: str, *largest: str) -> None:
@@ -21,13 +22,7 @@ def main(uri: str, directory: str, *largest: str) -> None:
     except LfmError as error:
         said |= {"error": type(error).__name__, "message": str(error), "retryable": error.retryable}
     said["left"] = sorted(str(path) for path in Path(uri.removeprefix("file://")).rglob("*") if path.is_file())
-    print(json.dumps(said | {"peak_mib": peak_mib()}))
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this program; ``ru_maxrss`` would count the one that started it as well."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    print(json.dumps(said | {"peak_mib": peak_rss_bytes() / 2**20}))
 
 
 if __name__ == "__main__":

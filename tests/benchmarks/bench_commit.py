@@ -28,12 +28,12 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 from lfm_tasks.artifacts.store import Store
+from lfm_tasks.runner.memory import peak_rss_bytes
 store = Store.open(f"file://{sys.argv[2]}")
 started = time.perf_counter()
 store.commit(Path(sys.argv[1]), "model")
 seconds = time.perf_counter() - started
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(json.dumps([seconds, int(peak.split()[1]) / 1024]))
+print(json.dumps([seconds, peak_rss_bytes() / 2**20]))
 """
 
 
