@@ -13,6 +13,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import MAX_CONFIG_BYTES, parse_config
 from lfm_tasks.errors import AttemptKilled, ConfigError, LfmError
 from lfm_tasks.form import config_values, form_fields
+from lfm_tasks.importing import undisturbed_imports
 from lfm_tasks.registry import Step
 from lfm_tasks.runner.job import Job, JobError, JobResult
 from lfm_tasks.settings import settings
@@ -95,11 +96,12 @@ def _print_result(result: JobResult) -> None:
 
 def _run_job(options: argparse.Namespace) -> int:
     """Run a job file. The result, success or not, is one JSON document; the exit code is the error's."""
-    from lfm_tasks.runner.run import error_result, run_job
     from lfm_tasks.runner.stopping import StopSignal
 
     stop = StopSignal()
     stop.install(options.parent_pid)
+    with undisturbed_imports():
+        from lfm_tasks.runner.run import error_result, run_job
     opened: dict[str, str] = {}
 
     def remember(run_id: str, url: str) -> None:

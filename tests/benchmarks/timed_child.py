@@ -41,7 +41,10 @@ def timed(owner: type, name: str, item: str) -> None:
 def main() -> None:
     task = json.loads(Path(sys.argv[sys.argv.index("run-job") + 1]).read_text())["airflow"]
     from lfm_tasks.artifacts.file_backend import FileBackend
-    from lfm_tasks.runner import run
+    from lfm_tasks.importing import undisturbed_imports
+
+    with undisturbed_imports():
+        from lfm_tasks.runner import run
 
     requests = sys.modules["requests"]
     timed(requests.Session, "send", "mlflow")

@@ -14,6 +14,7 @@ from tests.artifacts.media import tree
 CONTRACTS = {
     "lfm_tasks": "the package itself, empty",
     "lfm_tasks.config": "how a config is read; its values are in the key",
+    "lfm_tasks.importing": "imports without garbage collection",
     "lfm_tasks.errors": "what is said when nothing comes out",
     "lfm_tasks.names": "which names are allowed",
     "lfm_tasks.registry": "how steps and cards are found",
