@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError, unknown_name
+from lfm_tasks.importing import undisturbed_imports
 
 Access = Literal["weights", "gradients", "activations", "logits", "probabilities", "labels", "text"]
 Kind = Literal["dataset", "model", "adapter", "signals", "statistics", "report"]
@@ -21,7 +22,8 @@ Kind = Literal["dataset", "model", "adapter", "signals", "statistics", "report"]
 def resolve(target: str) -> Any:
     """Import the object that ``package.module:Name`` names."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    with undisturbed_imports():
+        return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class InputSpec:
 class Step:
     """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
 
-    ``code`` names the packages whose source enters the cache key. ``distributed``: with torchrun or accelerate every process
-    runs the step's function, which divides the work among them.
+    ``code`` names the packages and modules whose source enters the cache key: all that the step imports (a test holds it to that).
+    ``distributed``: with torchrun or accelerate every process runs the step's function, which divides the work among them.
     """
 
     name: str

@@ -17,7 +17,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Model whose tokenizer and chat template are used."),
         },
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.data", "lfm_tasks.models"),
+        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -31,7 +31,7 @@ STEPS.add(
             "dataset": InputSpec(("dataset",), "Prepared data set."),
         },
         outputs={"adapter": "adapter", "model": "model"},
-        code=("lfm_tasks.tuning", "lfm_tasks.models"),
+        code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.seeds"),
         distributed=True,
     )
 )
@@ -47,7 +47,7 @@ STEPS.add(
             "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
         },
         outputs={"report": "report"},
-        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models"),
+        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -61,7 +61,7 @@ STEPS.add(
             "champion": InputSpec(("report",), "Evaluation of the champion, on the same samples."),
         },
         outputs={"decision": "report"},
-        code=("lfm_tasks.promotion", "lfm_tasks.metrics"),
+        code=("lfm_tasks.promotion", "lfm_tasks.metrics", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import MAX_CONFIG_BYTES, parse_config
 from lfm_tasks.errors import AttemptKilled, ConfigError, LfmError
 from lfm_tasks.form import config_values, form_fields
+from lfm_tasks.importing import undisturbed_imports
 from lfm_tasks.registry import Card, Step
 from lfm_tasks.runner.job import Job, JobError, JobResult
 from lfm_tasks.settings import settings
@@ -97,13 +99,14 @@ def _print_result(result: JobResult) -> None:
 def _run_job(options: argparse.Namespace) -> int:
     """Run a job file. The result, success or not, is one JSON document; the exit code is the error's."""
     from lfm_tasks.runner import ranks
-    from lfm_tasks.runner.run import error_result, run_job
     from lfm_tasks.runner.stopping import StopSignal
 
     stop = StopSignal()
     stop.install(options.parent_pid)
     if ranks.is_follower():
         return ranks.follow()
+    with undisturbed_imports():
+        from lfm_tasks.runner.run import error_result, run_job
     opened: dict[str, str] = {}
 
     def remember(run_id: str, url: str) -> None:
@@ -127,6 +130,7 @@ def _run_job(options: argparse.Namespace) -> int:
         _write_whole(options.result, result.model_dump_json())
     else:
         print(result.model_dump_json(indent=2))
+    gc.freeze()  # The process ends now: looking for garbage in all that was imported takes up to a second.
     return code
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -176,8 +176,24 @@ def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
     if source.kind != "adapter":
         return model
     if (source.path / "adapter_config.json").is_file():
-        return PeftModel.from_pretrained(model, str(source.path), local_files_only=True, use_safetensors=True).merge_and_unload()
+        return _with_peft_adapter(model, source)
     return load_tensors(model, load_file(source.path / ADAPTER_WEIGHTS), source.reference)
+
+
+def _with_peft_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+    """peft itself only warns of tensors that the base has no place for, and of places that got no tensor."""
+    try:
+        adapted = PeftModel.from_pretrained(model, str(source.path), local_files_only=True, use_safetensors=True)
+    except (RuntimeError, ValueError) as error:
+        raise IncompatibleModels(_does_not_fit(source, str(error).strip().splitlines()[-1].strip())) from error
+    wanted, given = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys(), load_file(source.path / ADAPTER_WEIGHTS).keys()
+    if wanted != given:
+        raise IncompatibleModels(_does_not_fit(source, f"'{min(wanted ^ given)}' is in one of them only"))
+    return adapted.merge_and_unload()
+
+
+def _does_not_fit(source: Input, why: str) -> str:
+    return f"{source.reference} does not fit its base sha256:{source.base.sha256}: {why.rstrip('.')}. Use the base that it was made from."
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> Any:

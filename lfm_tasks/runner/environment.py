@@ -18,17 +18,20 @@ from lfm_tasks.runner.ranks import world
 # Packages whose version may change a step's numbers; a different patch release of Airflow does not.
 NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "pyarrow", "numpy")
 
+SOURCES = (".py", ".yaml")
+
 
 @lru_cache(maxsize=32)
 def code_digest(packages: tuple[str, ...]) -> str:
-    """SHA-256 over the Python sources of ``packages`` (dotted names), independent of where they are installed."""
+    """SHA-256 over the sources of ``packages`` (dotted names, of modules too), independent of where they are installed."""
     digest = hashlib.sha256()
     for package in sorted(packages):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(f"Package {package} of a step's code is not installed.")
         root = Path(spec.origin).parent
-        for path in sorted(root.rglob("*.py")):
+        sources = [path for path in root.rglob("*") if path.suffix in SOURCES] if spec.submodule_search_locations else [Path(spec.origin)]
+        for path in sorted(sources):
             digest.update(f"{package}/{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
 

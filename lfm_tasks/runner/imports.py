@@ -1,7 +1,8 @@
 """From what lies outside the store to an artifact in it: starters, the Hugging Face hub, folders and buckets.
 
-Each import leaves ``imports/<key>.json`` in the store: the artifact, and where it came from. Where the source is
-immutable (a pinned package, a commit of the hub), the entry also answers the next import, which then costs nothing.
+Each import leaves ``imports/<key>.json`` in the store: the artifact, and where it came from. The entry also answers the
+next import: at once where the source is immutable (a pinned package, a commit of the hub), else after the files were copied
+and hashed, because what lies there may have changed.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lfm_tasks.artifacts.hashing import sha256_bytes
+from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.manifest import list_files
 from lfm_tasks.artifacts.references import Reference
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import DataError, InvalidInput, ReferenceRefused
 from lfm_tasks.registry import Kind
+from lfm_tasks.runner.environment import code_digest
 from lfm_tasks.settings import Settings
 
 FORMAT = 1
+DRESSERS = ("lfm_tasks.models",)
+"""Code that adds to what was copied."""
 IMPORTED = ("dataset", "model")
 DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -77,7 +82,8 @@ def _hub(reference: Reference, kind: Kind, store: Store, settings: Settings, scr
         return artifact
     copy_tree(source, FILES[kind], scratch / "artifact", [cache_directory(settings).resolve()], reference.text)
     left_out = [path.name for path in sorted(source.rglob("*")) if path.is_file()]
-    return _commit(store, _checked(scratch / "artifact", kind, reference, left_out), kind, key, provenance)
+    _check(scratch / "artifact", kind, reference, left_out)
+    return _commit(store, _dressed(scratch / "artifact", kind, reference), kind, key, provenance)
 
 
 def _files(reference: Reference, kind: Kind, store: Store, settings: Settings, scratch: Path) -> Artifact:
@@ -97,31 +103,37 @@ def _objects(reference: Reference, kind: Kind, store: Store, settings: Settings,
 
 def _commit_copy(store: Store, directory: Path, kind: Kind, reference: Reference, copied: list[str]) -> Artifact:
     """A copy of a place that may change: its entry is kept per content."""
-    artifact = store.commit(_checked(directory, kind, reference, copied), "adapter" if _is_adapter(directory) else kind)
+    _check(directory, kind, reference, copied)
     provenance = {"scheme": reference.scheme, "reference": reference.text}
-    _remember(store, _key({**provenance, "sha256": artifact.sha256}), artifact, provenance)
-    return artifact
+    content = {name: sha256_file(path) for name, path in list_files(directory)}
+    key = _key({**provenance, "kind": kind, "content": content, "code": code_digest(DRESSERS)})
+    if artifact := _known(store, key):
+        return artifact
+    return _commit(store, _dressed(directory, kind, reference), "adapter" if _is_adapter(directory) else kind, key, provenance)
 
 
-def _checked(directory: Path, kind: Kind, reference: Reference, found: list[str]) -> Path:
-    """``directory``, fit to be committed. Raises when it holds no data, or is no model, or not a safe one."""
+def _check(directory: Path, kind: Kind, reference: Reference, found: list[str]) -> None:
+    """Raise when ``directory`` holds no data, or is no model, or not a safe one."""
     there = ", ".join(found[:8]) or "no file of a known form"
     if kind == "dataset":
         if not any(path.suffix.lower() in DATA_SUFFIXES for path in directory.rglob("*")):
             raise DataError(f"{reference.text} holds no {', '.join(DATA_SUFFIXES)} file; it holds {there}.")
-        return directory
+        return
     from lfm_tasks.models.safety import check_model_directory
 
     if not directory.is_dir() or not any(directory.rglob("*.safetensors")):
         raise InvalidInput(f"{reference.text} holds no .safetensors weights; it holds {there}. Convert the weights to safetensors.")
     check_model_directory(directory)
-    if not _is_adapter(directory):
-        _dress(directory, reference)
-    return directory
 
 
 def _is_adapter(directory: Path) -> bool:
     return (directory / "lfm_adapter.json").is_file()
+
+
+def _dressed(directory: Path, kind: Kind, reference: Reference) -> Path:
+    if kind == "model" and not _is_adapter(directory):
+        _dress(directory, reference)
+    return directory
 
 
 def _dress(directory: Path, reference: Reference) -> None:

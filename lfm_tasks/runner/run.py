@@ -21,6 +21,7 @@ from lfm_tasks.registry import Step
 from lfm_tasks.runner.context import RunningContext
 from lfm_tasks.runner.environment import code_digest, environment, git_commit
 from lfm_tasks.runner.job import Job, JobResult
+from lfm_tasks.runner.memory import peak_rss_bytes
 from lfm_tasks.runner.ranks import compute
 from lfm_tasks.runner.resolve import Resolved, Resolver
 from lfm_tasks.runner.stopping import StopSignal
@@ -153,7 +154,7 @@ def _cache_key(step: Step, config: Config, inputs: dict[str, Resolved]) -> str:
 
 
 def _record(attempt: Attempt, outcome: Outcome, outputs: dict[str, dict[str, str]]) -> dict[str, Any]:
-    job, now, peak = attempt.job, Usage.now(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    job, now = attempt.job, Usage.now()
     return {
         "format": 1,
         "step": attempt.step.name,
@@ -182,7 +183,7 @@ def _record(attempt: Attempt, outcome: Outcome, outputs: dict[str, dict[str, str
         "finished": datetime.now(UTC).isoformat(),
         "wall_seconds": round(now.wall - attempt.usage.wall, 3),
         "cpu_seconds": round(now.cpu - attempt.usage.cpu, 3),
-        "peak_rss_bytes": peak * 1024,
+        "peak_rss_bytes": peak_rss_bytes(),
     }
 
 

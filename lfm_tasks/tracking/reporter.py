@@ -48,10 +48,12 @@ class Reporter:
             self._warn(f"{len(self._queue)} metric values were not logged to MLflow; the record holds the final ones.")
 
     def _work(self) -> None:
-        monitors, next_sample = _monitors(), 0.0
+        monitors: list[Any] = []
+        next_sample = 0.0
         while not self._stop.wait(SECONDS_BETWEEN_BATCHES):
             if time.monotonic() >= next_sample:
                 next_sample = time.monotonic() + SECONDS_BETWEEN_SAMPLES
+                monitors = monitors or _monitors()
                 self._sample(monitors)
             self._flush()
 

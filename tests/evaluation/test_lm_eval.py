@@ -67,7 +67,6 @@ def test_every_task_file_is_plain_data_that_a_group_uses():
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["choice", "generation"])
 def test_both_backends_give_equal_answers(tmp_path: Path, toy: Path, group: str):
-    pytest.importorskip("lm_eval", reason="optional package lm-eval is not installed")
     inputs = {"model": Input("m", "model", "a" * 64, toy / "model"), "dataset": Input("d", "dataset", "d" * 64, toy / group)}
     tables = []
     for backend in ("builtin", "lm_eval"):

@@ -94,6 +94,20 @@ def test_an_adapter_whose_tensors_the_base_lacks_is_refused(llama, tmp_path):
         open_model(given(tmp_path / "a", kind="adapter", base=llama))
 
 
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [({"hidden": 64}, "size mismatch for .*torch.Size"), ({"layers": 1}, r"layers\.1\..*only")],
+    ids=["wider", "fewer layers"],
+)
+def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter, tmp_path, shape, why):
+    make_llama(tmp_path / "other", **shape)
+    base = given(tmp_path / "other", adapter.base.sha256)
+    with pytest.raises(
+        IncompatibleModels, match=f"adapter adapter does not fit its base sha256:a{{64}}: .*{why}.*Use the base that it was"
+    ):
+        open_model(replace(adapter, base=base))
+
+
 def test_an_encoder_generates_no_text(encoder):
     with pytest.raises(IncompatibleModels, match="bert model, which generates no text"):
         open_causal_lm(encoder)

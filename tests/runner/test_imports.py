@@ -141,6 +141,17 @@ class TestFiles:
         assert tokenizer_digest(directory) == tokenizer_digest(toy_model)
         assert "LlamaForCausalLM" in (directory / "MLmodel").read_text()
 
+    def test_model_that_did_not_change_is_recognised_by_its_bytes(self, place, toy_model):
+        model, text = copy(toy_model, place.allowed / "model"), f"file://{place.allowed}/model"
+        first = place.bring(text, "model")
+        assert heavy_modules_of_an_import(place, text, "model") == ""
+        assert place.bring(text, "model") == first and len(list(imports(place.store))) == 1
+        (model / "generation_config.json").write_text("{}")
+        assert place.bring(text, "model") != first
+        (model / "evil.py").write_text("")
+        with pytest.raises(UnsafeModel, match="evil.py"):
+            place.bring(text, "model")
+
     @pytest.mark.parametrize("extra", ["modeling_evil.py", "pytorch_model.bin"])
     def test_unsafe_model(self, place, toy_model, extra):
         (copy(toy_model, place.allowed / "model") / extra).write_text("x")
@@ -302,16 +313,23 @@ class TestStarters:
 
     def test_second_time_imports_no_torch(self, place, built):
         place.bring("starter://bbc-news")
-        code = f"""
+        assert heavy_modules_of_an_import(place, "starter://bbc-news", "dataset") == ""
+
+
+def heavy_modules_of_an_import(place, text, kind):
+    """Which of torch, transformers and pyarrow a fresh process loads to import ``text``."""
+    code = f"""
 import sys
 from pathlib import Path
 from lfm_tasks.artifacts.references import parse_reference
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.runner.imports import import_reference
 from lfm_tasks.settings import Settings
-store = Store.open({place.store.backend.uri!r})
-import_reference(parse_reference("starter://bbc-news"), "dataset", store, Settings(), Path({str(place.work)!r}))
+settings = Settings(allowed_prefixes={place.settings.allowed_prefixes!r})
+reference = parse_reference({text!r}, settings.prefixes)
+import_reference(reference, {kind!r}, Store.open({place.store.backend.uri!r}), settings, Path({str(place.work)!r}))
 print(*{{"torch", "transformers", "pyarrow"}} & set(sys.modules))
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +11,7 @@ import pytest
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.settings import Settings
 from lfm_tasks.tracking.tracker import Tracker
+from tests.mlflow_server import MlflowServer
 
 
 @pytest.fixture
@@ -53,37 +48,7 @@ def commit(store: Store, tmp_path: Path) -> Callable[..., Artifact]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[str, Path]]:
     """A real MLflow server that serves ``<store>/mlflow``: (its address, the store's root)."""
-    root = tmp_path_factory.mktemp("server")
-    shutil.copy(migrated, root / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{root}/mlflow.db",
-        "--serve-artifacts",
-        "--artifacts-destination",
-        f"{root}/store/mlflow",
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=root, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _await(address, process, root / "log")
-        yield address, root / "store"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
-
-
-def _await(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
+    server = MlflowServer(tmp_path_factory.mktemp("server"), migrated)
+    server.start()
+    yield server.address, server.store
+    server.stop()
