@@ -94,3 +94,15 @@ STEPS.add(
         cached=False,
     )
 )
+STEPS.add(
+    Step(
+        name="collect",
+        title="Collect garbage",
+        config="lfm_tasks.runner.config:CollectConfig",
+        run="lfm_tasks.runner.collect:run",
+        inputs={},
+        outputs={},
+        code=("lfm_tasks.runner",),
+        cached=False,
+    )
+)

@@ -1,14 +1,17 @@
-"""``lfm show``, ``models``, ``verify``, ``records sync`` and ``reap``: what is there, and whether it is whole."""
+"""``lfm show``, ``models``, ``verify``, ``records sync``, ``collect`` and ``reap``: what is there, and whether it is whole."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from lfm_tasks.commands.references import HELP, find_artifact, open_store
+from lfm_tasks.commands.tables import byte_count
 from lfm_tasks.errors import IntegrityError
+from lfm_tasks.runner.config import CollectConfig
 from lfm_tasks.settings import settings
 
 
@@ -31,6 +34,13 @@ def register(commands: Any) -> None:
     sync = actions.add_parser("sync", help="put records that MLflow does not know into MLflow")
     sync.add_argument("--json", action="store_true")
     sync.set_defaults(call=_sync)
+
+    field = CollectConfig.model_fields["keep_days"]
+    collect = commands.add_parser("collect", help="what nothing in use was made from, and its deletion")
+    collect.add_argument("--keep-days", type=float, default=field.default, help=field.description)
+    collect.add_argument("--delete", nargs="+", metavar="sha256:…", help="delete these; without it, nothing is deleted")
+    collect.add_argument("--json", action="store_true")
+    collect.set_defaults(call=_collect)
 
     reap = commands.add_parser("reap", help="close MLflow runs whose process is gone")
     reap.add_argument("--older-than", type=float, default=60.0, metavar="MINUTES", help="for runs that no Airflow task answers for")
@@ -106,6 +116,44 @@ def _sync(options: argparse.Namespace) -> int:
         print(f"{counts.seen} records: {counts.known} known to MLflow, {counts.logged} logged now, {len(counts.failed)} failed")
         print("".join(f"{address[:12]}  {reason}\n" for address, reason in counts.failed.items()), end="")
     return 1 if counts.failed else 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from datetime import timedelta
+
+    from lfm_tasks.runner.collect import survey
+    from lfm_tasks.tracking.tracker import Tracker
+
+    if options.delete:
+        return _delete(options)
+    store = open_store()
+    found = survey(store, Tracker.open(settings(), store), timedelta(days=options.keep_days))
+    if options.json:
+        print(json.dumps({"free": found.entries(), "bytes": found.bytes, "kept": found.kept}, indent=2))
+        return 0
+    for entry in found.entries():
+        print(f"{entry['size']:>16,}  {entry['kind']:<10} sha256:{entry['sha256']}  last used {entry['last_used'][:16]}")
+    print(f"{len(found.free)} artifacts ({byte_count(found.bytes) or '0 bytes'}) may go; {len(found.kept)} are kept. Nothing was deleted.")
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    from lfm_tasks.runner.job import Job
+    from lfm_tasks.runner.run import run_job
+    from lfm_tasks.runner.stopping import StopSignal
+
+    stop = StopSignal()
+    stop.install()
+    with redirect_stdout(sys.stderr):
+        config = {"keep_days": options.keep_days, "delete": options.delete}
+        result = run_job(Job(step="collect", config=config), settings(), stop)
+    deleted = result.summary["deleted"]
+    if options.json:
+        print(json.dumps({"deleted": deleted, "record": result.record}, indent=2))
+    else:
+        size = byte_count(sum(entry["size"] for entry in deleted)) or "0 bytes"
+        print(f"{len(deleted)} artifacts ({size}) are deleted (record {result.record[:12]}); their records are kept.")
+    return 0
 
 
 def _reap(options: argparse.Namespace) -> int:
