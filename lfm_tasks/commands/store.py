@@ -32,6 +32,7 @@ def register(commands: Any) -> None:
     records = commands.add_parser("records", help="the store's lineage records")
     actions = records.add_subparsers(dest="action", required=True)
     sync = actions.add_parser("sync", help="put records that MLflow does not know into MLflow")
+    sync.add_argument("--all", action="store_true", help="also registered versions and aliases, from the ledger")
     sync.add_argument("--json", action="store_true")
     sync.set_defaults(call=_sync)
 
@@ -105,17 +106,23 @@ def _verify(options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lfm_tasks.tracking.sync import sync_records
+    from lfm_tasks.tracking.sync import sync_records, sync_registry
     from lfm_tasks.tracking.tracker import Tracker
 
     store = open_store()
-    counts = sync_records(store, Tracker.open(settings(), store))
+    tracker = Tracker.open(settings(), store)
+    counts = sync_records(store, tracker)
+    registry = sync_registry(store, tracker) if options.all else {}
+    problems = [problem for found in registry.values() for problem in found]
     if options.json:
-        print(json.dumps(asdict(counts)))
+        print(json.dumps(asdict(counts) | ({"registry": registry} if options.all else {})))
     else:
         print(f"{counts.seen} records: {counts.known} known to MLflow, {counts.logged} logged now, {len(counts.failed)} failed")
         print("".join(f"{address[:12]}  {reason}\n" for address, reason in counts.failed.items()), end="")
-    return 1 if counts.failed else 0
+        if options.all:
+            print(f"{len(registry)} registered models as the ledger names them, {len(problems)} problems")
+            print("".join(f"{problem}\n" for problem in problems), end="")
+    return 1 if counts.failed or problems else 0
 
 
 def _collect(options: argparse.Namespace) -> int:

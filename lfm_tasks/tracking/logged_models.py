@@ -60,6 +60,14 @@ class LoggedModels:
         self._asked |= fresh
         self._search(sorted(fresh))
 
+    @property
+    def store_uri(self) -> str:
+        return self._store.backend.uri
+
+    def kind(self, sha256: str) -> str:
+        """Kind of an artifact; raises :class:`ReferenceRefused` when it has gone from the store."""
+        return self._store.find(sha256).kind
+
     def source(self, kind: str, sha256: str, evidence: str) -> dict[str, Any]:
         """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel and tags.
 
