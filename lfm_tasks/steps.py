@@ -57,7 +57,7 @@ STEPS.add(
         config="lfm_tasks.promotion.config:GateConfig",
         run="lfm_tasks.promotion.gate:run",
         inputs={
-            "challenger": InputSpec(("report",), "Evaluation of the challenger."),
+            "challenger": InputSpec(("report",), "Evaluation of the challenger.", refuse_revoked=True),
             "champion": InputSpec(("report",), "Evaluation of the champion, on the same samples."),
         },
         outputs={"decision": "report"},
@@ -71,11 +71,39 @@ STEPS.add(
         config="lfm_tasks.promotion.config:PromoteConfig",
         run="lfm_tasks.promotion.promote:run",
         inputs={
-            "model": InputSpec(("model",), "Model to register."),
-            "decision": InputSpec(("report",), "The gate's decision."),
+            "model": InputSpec(("model",), "Model to register.", refuse_revoked=True),
+            "decision": InputSpec(("report",), "The gate's decision.", refuse_revoked=True),
         },
         outputs={},
         code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="replay",
+        title="Replay",
+        config="lfm_tasks.runner.config:ReplayConfig",
+        run="lfm_tasks.runner.replay:run",
+        inputs={
+            "artifact": InputSpec(
+                ("model", "adapter", "dataset", "report", "signals", "statistics"), "Artifact to rebuild from its records."
+            )
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.runner",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="collect",
+        title="Collect garbage",
+        config="lfm_tasks.runner.config:CollectConfig",
+        run="lfm_tasks.runner.collect:run",
+        inputs={},
+        outputs={},
+        code=("lfm_tasks.runner",),
         cached=False,
     )
 )

@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """Serves ``<root>/store/mlflow`` and ``<root>/mlflow.db``, which begins as a copy of ``migrated``."""
+    """Serves ``<store>/mlflow`` (default: ``<root>/store``) and ``<root>/mlflow.db``, which begins as a copy of ``migrated``."""
 
-    def __init__(self, root: Path, migrated: Path) -> None:
-        self.root, self.store = root, root / "store"
+    def __init__(self, root: Path, migrated: Path, store: Path | None = None) -> None:
+        self.root, self.store = root, store or root / "store"
         shutil.copy(migrated, root / "mlflow.db")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

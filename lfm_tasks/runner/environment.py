@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.store import code_listing
 from lfm_tasks.config import canonical_json
 from lfm_tasks.runner.ranks import world
 
@@ -24,7 +24,13 @@ SOURCES = (".py", ".yaml")
 @lru_cache(maxsize=32)
 def code_digest(packages: tuple[str, ...]) -> str:
     """SHA-256 over the sources of ``packages`` (dotted names, of modules too), independent of where they are installed."""
-    digest = hashlib.sha256()
+    return sha256_bytes(code_listing(code_files(packages)))
+
+
+@lru_cache(maxsize=32)
+def code_files(packages: tuple[str, ...]) -> dict[str, str]:
+    """{path: sha256} of the sources of ``packages``, in the order in which they enter the digest."""
+    found = {}
     for package in sorted(packages):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -32,8 +38,8 @@ def code_digest(packages: tuple[str, ...]) -> str:
         root = Path(spec.origin).parent
         sources = [path for path in root.rglob("*") if path.suffix in SOURCES] if spec.submodule_search_locations else [Path(spec.origin)]
         for path in sorted(sources):
-            digest.update(f"{package}/{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+            found[f"{package}/{path.relative_to(root).as_posix()}"] = sha256_file(path)
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,17 @@ def commit(store: Store, tmp_path: Path) -> Callable[..., Artifact]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[str, Path]]:
     """A real MLflow server that serves ``<store>/mlflow``: (its address, the store's root)."""
-    server = MlflowServer(tmp_path_factory.mktemp("server"), migrated)
+    root = tmp_path_factory.mktemp("server")
+    with running_server(root, migrated, root / "store") as address:
+        yield address, root / "store"
+
+
+@contextmanager
+def running_server(root: Path, migrated: Path, store: Path) -> Iterator[str]:
+    """A real MLflow server with an empty database in ``root``, which serves ``store/mlflow``; its address."""
+    server = MlflowServer(root, migrated, store)
     server.start()
-    yield server.address, server.store
-    server.stop()
+    try:
+        yield server.address
+    finally:
+        server.stop()
