@@ -26,11 +26,12 @@ def resolve(target: str) -> Any:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a step accepts under one input name."""
+    """What a step accepts under one input name; ``many``: one artifact or more, in order, named ``<name>.0``, ``<name>.1``, …"""
 
     kinds: tuple[Kind, ...]
     description: str
     required: bool = True
+    many: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ inputs are verified directories on local disk, outputs are directories that it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,19 @@ class Input:
     base: Input | None = None
     version: str | None = None
     """Version number, where the reference named a registered model."""
+
+
+def all_of(inputs: Mapping[str, Input], name: str) -> list[Input]:
+    """What a step was given under a name that takes many, in order."""
+    return [inputs[key] for key in numbered(inputs, name)]
+
+
+def numbered(names: Iterable[str], name: str) -> list[str]:
+    """``<name>.0``, ``<name>.1``, … as far as they are among ``names``."""
+    known, found = set(names), []
+    while (key := f"{name}.{len(found)}") in known:
+        found.append(key)
+    return found
 
 
 @dataclass(frozen=True)
