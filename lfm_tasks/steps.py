@@ -51,6 +51,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="select",
+        title="Select",
+        config="lfm_tasks.selection.config:SelectConfig",
+        run="lfm_tasks.selection.select:run",
+        inputs={"reports": InputSpec(("report",), "Evaluations of the candidates on the validation split.", many=True)},
+        outputs={"selection": "report"},
+        code=("lfm_tasks.selection", "lfm_tasks.metrics"),
+    )
+)
+STEPS.add(
+    Step(
         name="gate",
         title="Gate",
         config="lfm_tasks.promotion.config:GateConfig",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, field_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.names import Name
-
-METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,31}/[a-z][a-z0-9_]{0,31}$"
-MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
+from lfm_tasks.names import METRIC_PATTERN, MetricName, Name
 
 
 class GateConfig(Config):
