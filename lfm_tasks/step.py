@@ -85,6 +85,16 @@ class Move:
     address: str
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a model that a gate had judged: ``outcome`` is the gate's, ``record`` that of the step *promote*."""
+
+    outcome: str
+    moved: bool
+    record: str
+    time: str
+
+
 class ModelRegistry(Protocol):
     """Registered models and the ledger of their alias moves."""
 
@@ -97,6 +107,19 @@ class ModelRegistry(Protocol):
         ``expected`` is the version that the alias must name now (None: no version yet); ``evidence`` is the sha256 of the
         decision. Raises :class:`Conflict` when the alias names something else.
         """
+
+    def known_move(self, name: str, alias: str, version: str) -> Move:
+        """The ledger's last move of ``alias`` to ``version``; raises :class:`ReferenceRefused` that lists the versions it knows."""
+
+    def rollback(self, name: str, alias: str, to: Move, expected: str | None, reason: str) -> Move:
+        """Move the alias back to where ``to`` had put it, by compare-and-set; the evidence is the hash of that entry.
+
+        Raises :class:`Conflict` when the alias does not name ``expected`` any more. Asked again, it answers with the move.
+        """
+
+    def verdict(self, model: str, dataset: str) -> Verdict | None:
+        """What became of the artifact ``model`` after a gate had judged it on ``dataset``; None where that never ended in a
+        decision."""
 
 
 class StepContext(Protocol):

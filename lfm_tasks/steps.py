@@ -76,6 +76,33 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="novelty",
+        title="Novelty",
+        config="lfm_tasks.promotion.config:NoveltyConfig",
+        run="lfm_tasks.promotion.novelty:run",
+        inputs={
+            "model": InputSpec(("model",), "Model that may already have been judged."),
+            "dataset": InputSpec(("dataset",), "Data set that it would be judged on."),
+        },
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="approve",
+        title="Approve",
+        config="lfm_tasks.promotion.config:ApproveConfig",
+        run="lfm_tasks.promotion.approve:run",
+        inputs={"decision": InputSpec(("report",), "The gate's decision that was asked about.")},
+        outputs={"answer": "report"},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
         name="promote",
         title="Promote",
         config="lfm_tasks.promotion.config:PromoteConfig",
@@ -83,7 +110,20 @@ STEPS.add(
         inputs={
             "model": InputSpec(("model",), "Model to register."),
             "decision": InputSpec(("report",), "The gate's decision."),
+            "answer": InputSpec(("report",), "A person's answer, where one was asked.", required=False),
         },
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="rollback",
+        title="Roll back",
+        config="lfm_tasks.promotion.config:RollbackConfig",
+        run="lfm_tasks.promotion.rollback:run",
+        inputs={},
         outputs={},
         code=("lfm_tasks.promotion",),
         cached=False,
