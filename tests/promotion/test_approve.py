@@ -84,9 +84,7 @@ def test_a_time_out_is_no_persons_no(world, tmp_path):
 
 
 def test_an_answer_about_another_decision_is_refused(world):
-    with pytest.raises(
-        InvalidInput, match=f"is about decision sha256:{STRANGER}, but the decision to act on is sha256:{DECISION}"
-    ):
+    with pytest.raises(InvalidInput, match=f"is about decision sha256:{STRANGER}, but the decision to act on is sha256:{DECISION}"):
         world(answer=YES, about=STRANGER)
 
 
