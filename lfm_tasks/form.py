@@ -82,6 +82,8 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
             entry["enum"] = [*entry["enum"], None]
     if "const" in entry:
         entry["enum"] = [entry.pop("const")]
+    if choices := entry.get("items", {}).get("enum"):
+        entry["examples"] = choices  # Airflow shows a list with examples as a choice of several
     unit = entry.pop("unit", None)
     description = entry.get("description", "")
     labels = entry.pop("labels", None)
