@@ -18,13 +18,15 @@ def draw(metric: str, rows: list[Row], best: Row) -> Figure:
     by_cost = all(row.candidate.tflop is not None for row in measured)
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for place, row in enumerate(measured, start=1):
-        x = row.candidate.tflop if by_cost else place
+    places = [row.candidate.tflop if by_cost else place for place, row in enumerate(measured, start=1)]
+    for x, row in zip(places, measured, strict=True):
         colour = ORANGE if row is best else BLUE if row.on_front else GREY
         axes.vlines(x, row.entry["low"], row.entry["high"], color=colour, alpha=0.45, linewidth=2)
         axes.plot(x, row.entry["value"], "*" if row is best else "o", color=colour, markersize=14 if row is best else 7)
         if row is best or row.on_front:
-            axes.annotate(row.label, (x, row.entry["value"]), xytext=(8, 6), textcoords="offset points", fontsize=8, color=colour)
+            side, shift = ("right", -8) if x > 0.6 * max(places) else ("left", 8)
+            at = {"xytext": (shift, 6), "textcoords": "offset points", "ha": side}
+            axes.annotate(row.label, (x, row.entry["value"]), fontsize=8, color=colour, **at)
     front = sorted((row.candidate.tflop, row.entry["value"]) for row in measured if row.on_front)
     if by_cost and len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=BLUE, linewidth=1.2, linestyle="--", label="Pareto front")

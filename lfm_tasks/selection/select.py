@@ -138,7 +138,7 @@ def _render(metric: str, rows: list[Row], best: Row) -> str:
     lines = ["# Selection", "", f"Best on validation by {metric}: **{best.label}**.", ""]
     rivals = sum(row is not best and overlap(row.entry, best.entry) for row in rows if row.entry)
     if rivals:
-        lines += [f"The intervals of {rivals} others overlap its own: the validation samples do not tell them apart.", ""]
+        lines += [f"Others whose interval overlaps its own: {rivals}. The validation samples do not tell these apart.", ""]
     lines += [f"| candidate | {metric} | 95% interval | compute (TFLOP) | front | model |", "|---|---:|---:|---:|---|---|"]
     for row in sorted(rows, key=lambda row: (row.gain is None, -(row.gain or 0.0))):
         cost = "" if row.candidate.tflop is None else f"{row.candidate.tflop:.3g}"

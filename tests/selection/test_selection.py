@@ -56,7 +56,7 @@ def test_the_best_on_validation_is_named_and_the_front_marked(tmp_path):
     assert [row["on_front"] for row in found["candidates"]] == [True, True, False, False]
     assert outcome.summary["best"]["model_sha256"] == f"{1:064d}"
     page = (outcome.outputs["selection"].path / "report.md").read_text()
-    assert "The intervals of 1 others overlap" in page and "| rank 8 | 0.9 |" in page
+    assert "Others whose interval overlaps its own: 1." in page and "| rank 8 | 0.9 |" in page
 
 
 def test_a_metric_that_should_fall_is_chosen_by_the_least(tmp_path):
