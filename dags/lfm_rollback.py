@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
+from lfm_tasks.names import NAME_PATTERN
 from lfm_tasks.operators import FinishRunOperator, RollbackOperator
 from lfm_tasks.operators.notify import failure_notifiers
 from lfm_tasks.operators.params import step_params
+from lfm_tasks.proposals import proposals
+from lfm_tasks.settings import settings
 
 with DAG(
     dag_id="lfm_rollback",
@@ -24,6 +27,27 @@ rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
     on_failure_callback=failure_notifiers(),
     default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "promotion"],
-    params=step_params("rollback"),
+    params={
+        "model_name": Param(
+            "lfm-model",
+            type="string",
+            pattern=NAME_PATTERN,
+            title="Registered model",
+            description="The registered model whose alias moves.",
+            examples=proposals(settings(), "names"),
+            section="Rollback",
+        ),
+        "version": Param(
+            1,
+            type="integer",
+            minimum=1,
+            maximum=999_999_999,
+            title="Version",
+            description="The version to go back to: any that the ledger knows (`lfm ledger NAME` lists them).",
+            section="Rollback",
+        ),
+        **step_params("rollback"),
+    },
 ) as dag:
-    RollbackOperator(task_id="rollback") >> FinishRunOperator(task_id="finish").as_teardown()
+    rollback = RollbackOperator(task_id="rollback", references={"model": "models:/{model_name}/{version}"})
+    rollback >> FinishRunOperator(task_id="finish").as_teardown()

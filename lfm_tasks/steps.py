@@ -123,7 +123,7 @@ STEPS.add(
         title="Roll back",
         config="lfm_tasks.promotion.config:RollbackConfig",
         run="lfm_tasks.promotion.rollback:run",
-        inputs={},
+        inputs={"model": InputSpec(("model", "adapter"), "Version to go back to, models:/NAME/VERSION; any that the ledger knows.")},
         outputs={},
         code=("lfm_tasks.promotion",),
         cached=False,

@@ -138,17 +138,7 @@ class NoveltyConfig(Config):
 
 
 class RollbackConfig(Config):
-    model_name: Name = Field(
-        "lfm-model", description="Registered model.", json_schema_extra={"section": "Rollback", "label": "Registered model"}
-    )
     alias: str = Field("champion", pattern=ALIAS_PATTERN, description="Alias that moves.", json_schema_extra={"section": "Rollback"})
-    version: int = Field(
-        1,
-        ge=1,
-        le=999_999_999,
-        description="Version to go back to: any that the ledger knows (`lfm ledger NAME` lists them).",
-        json_schema_extra={"section": "Rollback"},
-    )
     reason: str = Field("", max_length=500, description="Why; goes into the ledger.", json_schema_extra={"section": "Rollback"})
     dry_run: bool = Field(True, description="Say what would move, and move nothing.", json_schema_extra={"section": "Rollback"})
 

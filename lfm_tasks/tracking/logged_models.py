@@ -35,7 +35,7 @@ class LoggedModels:
     """LoggedModels of one experiment."""
 
     def __init__(self, connection: Connection, experiment_id: str, store: Store, locks: Locks) -> None:
-        self._connection, self.experiment_id, self.store, self._locks = connection, experiment_id, store, locks
+        self._connection, self._experiment_id, self._store, self._locks = connection, experiment_id, store, locks
         self._known: dict[str, LoggedModel] = {}
         self._asked: set[str] = set()
 
@@ -68,20 +68,24 @@ class LoggedModels:
         model = self._known[sha256]
         tags = {SHA256: sha256, "lfm.address": f"sha256:{sha256}", "lfm.decision_sha256": evidence}
         tags |= {key: model.tags[key] for key in ("lfm.record", "lfm.base_sha256") if key in model.tags}
-        uri = self.store.find(sha256).uri
-        source = uri if self.store.backend.local_path("mlflow") is None else self._served(model)
+        uri = self._store.find(sha256).uri
+        source = uri if self._store.backend.local_path("mlflow") is None else self._served(model)
         return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags}
 
-    def check_exists(self, sha256: str) -> None:
-        """Raises :class:`ReferenceRefused` when the artifact has gone from the store."""
-        self.store.find(sha256)
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def experiment_id(self) -> str:
+        return self._experiment_id
 
     def _search(self, wanted: list[str]) -> dict[str, LoggedModel]:
         """LoggedModels of ``wanted`` artifacts; the oldest where, against all care, there are several."""
         if not wanted:
             return {}
         found = self._connection.call(
-            self._connection.client.search_logged_models, [self.experiment_id], filter_string=one_of(SHA256, wanted), max_results=100
+            self._connection.client.search_logged_models, [self._experiment_id], filter_string=one_of(SHA256, wanted), max_results=100
         )
         models = {m.tags[SHA256]: m for m in sorted(found, key=lambda m: (m.creation_timestamp, m.model_id), reverse=True)}
         self._known |= models
@@ -90,7 +94,7 @@ class LoggedModels:
     def _make(self, sha256: str, kind: str, run_id: str | None, tags: Mapping[str, str]) -> LoggedModel:
         tags = {SHA256: sha256, "lfm.kind": kind, "lfm.address": f"sha256:{sha256}", **self._about(kind, sha256), **tags}
         name = re.sub(r"[^\w-]", "-", f"{tags.get('lfm.method') or tags.get('lfm.step') or 'given'}-{kind}-{sha256[:12]}")
-        return self._connection.client.create_logged_model(self.experiment_id, name, run_id, tags, model_type=kind)
+        return self._connection.client.create_logged_model(self._experiment_id, name, run_id, tags, model_type=kind)
 
     def _ready(self, sha256: str, kind: str) -> str:
         """The LoggedModel's id, once its files can be read through MLflow and it says so."""
@@ -102,12 +106,12 @@ class LoggedModels:
 
     def _about(self, kind: str, sha256: str) -> dict[str, str]:
         """What the store says of an artifact: its URI and, for an adapter, its base."""
-        about = {"lfm.uri": f"{self.store.backend.uri}/artifacts/{kind}/{sha256}"}
-        data = self.store.backend.get_bytes(f"artifacts/{kind}/{sha256}/lfm_adapter.json") if kind == "adapter" else None
+        about = {"lfm.uri": f"{self._store.backend.uri}/artifacts/{kind}/{sha256}"}
+        data = self._store.backend.get_bytes(f"artifacts/{kind}/{sha256}/lfm_adapter.json") if kind == "adapter" else None
         return about if data is None else about | {"lfm.base_sha256": json.loads(data)["base"]["sha256"]}
 
     def _expose(self, kind: str, sha256: str, location: str) -> None:
-        source = self.store.backend.local_path(f"artifacts/{kind}/{sha256}")
+        source = self._store.backend.local_path(f"artifacts/{kind}/{sha256}")
         target = self._directory(location)
         if source is not None and target is not None and source.is_dir():
             for path in sorted(source.rglob("*")):
@@ -116,10 +120,10 @@ class LoggedModels:
 
     def _directory(self, location: str) -> Path | None:
         """Where an artifact location lies on this disk, when it lies in the store."""
-        parts, root = urlsplit(location), self.store.backend.local_path("mlflow")
+        parts, root = urlsplit(location), self._store.backend.local_path("mlflow")
         path = unquote(parts.path).lstrip("/")
         if parts.scheme == "mlflow-artifacts":
-            return self.store.backend.local_path(f"mlflow/{path}")
+            return self._store.backend.local_path(f"mlflow/{path}")
         inside = parts.scheme in ("file", "") and root is not None and Path("/", path).is_relative_to(root)
         return Path("/", path) if inside else None
 
@@ -131,7 +135,7 @@ class LoggedModels:
         if not names:
             raise ConfigError(
                 f"MLflow at {self._connection.shown_uri} does not serve the store's files ({model.artifact_location} is empty there). "
-                f"Start it with --serve-artifacts --artifacts-destination {self.store.backend.uri}/mlflow, or use an s3:// store."
+                f"Start it with --serve-artifacts --artifacts-destination {self._store.backend.uri}/mlflow, or use an s3:// store."
             )
         return model.artifact_location
 

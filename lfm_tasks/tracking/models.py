@@ -65,7 +65,6 @@ class RegisteredModels:
                 return _move(last)
             if current != expected:
                 raise Conflict(_moved(name, alias, expected, current, last))
-            self._logged.check_exists(to.address)
             move = {"alias": alias, "from": current, "to": to.version, "artifact_sha256": to.address}
             move |= {"who": dict(self._who()), "why": reason, "evidence_sha256": to.entry_sha256, "rollback_to_entry": to.entry}
             entry = self._ledger.append(name, move)

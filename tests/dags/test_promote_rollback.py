@@ -9,9 +9,11 @@ import pytest
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.proposals import proposals
 from lfm_tasks.settings import settings
+from lfm_tasks.step import Input
 from lfm_tasks.tracking.lineage import Graph
 from lfm_tasks.tracking.tracker import Tracker
-from tests.dags.conftest import DECISION, TUNING, of_task
+from tests.dags.conftest import DECISION, of_task
+from tests.toys import make_llama
 
 pytestmark = pytest.mark.slow
 
@@ -51,18 +53,15 @@ def test_a_sweep_chooses_on_validation_and_its_best_is_promoted_and_rolled_back(
     assert other != model
 
 
-def test_a_rollback_says_what_would_move_then_moves_and_is_in_the_ledger(run_dag, toy):
-    for seed in (0, 1):
-        conf = {**toy, **TUNING, **DECISION, "general": None, "tune_seed": seed, "promote_model_name": f"toy{seed}"}
-        run_dag("lfm_adapt", conf)
-    tracker = Tracker.open(settings(), Store.open(settings().store))
-    second = tracker.registry.aliased("toy1", "champion")[1]
-    from lfm_tasks.step import Input
+def test_a_rollback_says_what_would_move_then_moves_and_is_in_the_ledger(run_dag, toy, tmp_path):
+    store = Store.open(settings().store)
+    tracker = Tracker.open(settings(), store)
+    for version in (1, 2):
+        made = store.commit(make_llama(tmp_path / f"model{version}", seed=version), "model")
+        given = Input(f"sha256:{made.sha256}", "model", made.sha256, settings().home)
+        tracker.registry.promote("toy0", "champion", given, None if version == 1 else "1", "by hand", "e" * 64)
 
-    given = Input(f"sha256:{second}", "model", second, settings().home)
-    tracker.registry.promote("toy0", "champion", given, "1", "by hand", "e" * 64)
-
-    rollback = {"rollback_model_name": "toy0", "rollback_version": 1}
+    rollback = {"model_name": "toy0", "version": 1}
     state, _, records = run_dag("lfm_rollback", rollback)
     assert state == "success" and of_task(records, "rollback")["summary"]["dry_run"] is True
     assert registry().aliased("toy0", "champion")[0] == "2"
@@ -74,7 +73,7 @@ def test_a_rollback_says_what_would_move_then_moves_and_is_in_the_ledger(run_dag
     assert entries[-1].content["evidence_sha256"] == entries[0].sha256 and entries[-1].content["why"] == "Complaints."
     assert registry().aliased("toy0", "champion")[0] == "1" and registry().verify("toy0") == []
 
-    state, states, records = run_dag("lfm_rollback", {**rollback, "rollback_version": 7})
+    state, states, records = run_dag("lfm_rollback", {**rollback, "version": 7})
     assert state == "failed" and records == []
 
 

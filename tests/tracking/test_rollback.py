@@ -9,9 +9,9 @@ import pytest
 from tracking_records import make_record
 
 from lfm_tasks.config import parse_config
-from lfm_tasks.errors import ConfigError, Conflict, ReferenceRefused
+from lfm_tasks.errors import ConfigError, Conflict, IntegrityError, InvalidInput, ReferenceRefused
 from lfm_tasks.promotion.config import RollbackConfig
-from lfm_tasks.promotion.rollback import run
+from lfm_tasks.promotion.rollback import run, version_of
 from lfm_tasks.step import Input, Verdict
 
 
@@ -28,8 +28,12 @@ def moves(tracker, commit):
 
 
 def roll_back(tracker, version, **config):
-    values = {"model_name": "m", "version": version, "reason": "Complaints.", "dry_run": False, **config}
-    return run(parse_config(RollbackConfig, values), {}, SimpleNamespace(registry=tracker.registry, log=lambda line: None)).summary
+    known = {"1": "a", "2": "b", "3": "c"}
+    name = config.pop("is_now", known.get(str(version), "a"))
+    sha256 = next(entry.content["artifact_sha256"] for entry in tracker.ledger.entries("m") if entry.content["why"] == f"because {name}")
+    values = {"reason": "Complaints.", "dry_run": False, **config}
+    given = {"model": Input(f"models:/m/{version}", "model", sha256, Path("."), version=str(version))}
+    return run(parse_config(RollbackConfig, values), given, SimpleNamespace(registry=tracker.registry, log=lambda line: None)).summary
 
 
 def test_the_alias_goes_back_and_the_entry_it_returns_to_is_the_evidence(tracker, moves):
@@ -73,14 +77,19 @@ def test_who_moved_the_alias_meanwhile_is_named(tracker, moves):
         tracker.registry.rollback("m", "champion", entry, "2", "x")
 
 
-def test_versions_that_the_ledger_does_not_know_and_models_that_are_gone_are_refused(tracker, moves, store):
+def test_versions_that_the_ledger_does_not_know_are_refused(tracker, moves):
     with pytest.raises(ReferenceRefused, match="Unknown version in the ledger of 'champion' of 'm' '9'.*Allowed: 1, 2, 3"):
         roll_back(tracker, 9)
     with pytest.raises(ReferenceRefused, match="Allowed: none"):
         roll_back(tracker, 1, alias="staging")
-    store.backend.delete(f"artifacts/model/{moves[0].address}")
-    with pytest.raises(ReferenceRefused, match="There is no artifact"):
-        roll_back(tracker, 1)
+    with pytest.raises(InvalidInput, match="A rollback goes to a version of a registered model, models:/NAME/VERSION; sha256:"):
+        version_of(Input("sha256:" + "a" * 64, "model", "a" * 64, Path(".")))
+
+
+def test_a_version_that_is_another_model_than_the_ledger_says_is_refused(tracker, moves):
+    with pytest.raises(IntegrityError, match="Version 1 of m is sha256:.* now; the ledger's entry 1 had put sha256:"):
+        roll_back(tracker, 1, is_now="b")
+    assert len(tracker.ledger.entries("m")) == 3
 
 
 def test_a_rollback_says_why():
