@@ -57,7 +57,8 @@ def test_a_rollback_says_what_would_move_then_moves_and_is_in_the_ledger(run_dag
     store = Store.open(settings().store)
     tracker = Tracker.open(settings(), store)
     for version in (1, 2):
-        made = store.commit(make_llama(tmp_path / f"model{version}", seed=version), "model")
+        make_llama(tmp_path / f"model{version}", seed=version)
+        made = store.commit(tmp_path / f"model{version}", "model")
         given = Input(f"sha256:{made.sha256}", "model", made.sha256, settings().home)
         tracker.registry.promote("toy0", "champion", given, None if version == 1 else "1", "by hand", "e" * 64)
 

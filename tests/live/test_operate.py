@@ -22,7 +22,14 @@ from tests.live.conftest import Live, wait_for_dags, write_inputs
 from tests.smtp_server import mail_server
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
-HASTY = 'import os\n\nos.environ["LFM_APPROVAL_HOURS"] = "0.003"\n'
+HASTY = """import os
+from datetime import timedelta
+
+from lfm_tasks.settings import settings
+
+os.environ["LFM_APPROVAL_HOURS"] = "0.003"
+settings.cache_clear()
+"""
 PAUSED = {"lfm_promote", "lfm_hasty", "lfm_evaluate", "lfm_sweep", "lfm_retrain"}
 
 
@@ -30,8 +37,8 @@ def write_dags(directory: Path) -> None:
     """Our own DAGs, and lfm_promote once more with eleven seconds to answer."""
     shutil.copytree(ROOT / "dags", directory, ignore=shutil.ignore_patterns("__pycache__"))
     source = (ROOT / "dags" / "lfm_promote.py").read_text()
-    source = source.replace("from __future__ import annotations\n", "").replace("lfm_promote", "lfm_hasty")
-    (directory / "lfm_hasty.py").write_text(HASTY + source)
+    source = source.replace("from datetime import timedelta\n", HASTY).replace("lfm_promote", "lfm_hasty")
+    (directory / "lfm_hasty.py").write_text(source)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,7 @@ def people():
             running = stack.enter_context(embedded(Settings(home=root / "home"), dags=root / "dags"))
             wait_for_dags(running)
             for dag_id in PAUSED:
-                wait_until(lambda dag_id=dag_id: running.airflow.dag(dag_id) is not None, 60, dag_id)
+                wait_until(lambda dag_id=dag_id: running.airflow.dag(dag_id) is not None, 180, running.airflow.import_errors())
                 running.airflow.unpause(dag_id)
             passwords = json.loads(credentials.password_file(running.home).read_text())
             bob = AirflowClient(running.addresses.airflow, "bob", passwords["bob"])
