@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     interpreter: str = Field(sys.executable, description="Python that runs the steps.")
     launcher: str = Field("python", description="How a step is started: python, torchrun or accelerate.")
     launcher_args: str = Field("", description="Arguments of the launcher, split as a shell splits words.")
+    threads: int = Field(0, ge=0, description="CPU threads of a step; 0 leaves the choice to torch.")
     allow_self_approval: bool = Field(True, description="Whether who started a run may approve its promotion.")
     approval_hours: float = Field(72.0, gt=0, description="Hours that a question waits for its answer; then it has timed out.")
     notify_email: str = Field("", description="Comma-separated addresses that are told of failures and of open questions; empty: nobody.")
@@ -40,7 +41,6 @@ class Settings(BaseSettings):
     retrain_schedule: str = Field("0 3 * * 1", description="Cron expression of lfm_retrain, in UTC.")
     retrain_params: dict[str, Any] = Field({}, description="JSON object: the Params of lfm_retrain that differ from the form's defaults.")
     retrain_hours: float = Field(12.0, gt=0, description="Hours from its queueing in which a retraining run should have ended.")
-    threads: int = Field(0, ge=0, description="CPU threads of a step; 0 leaves the choice to torch.")
 
     @property
     def store(self) -> str:

@@ -103,6 +103,18 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="rollback",
+        title="Roll back",
+        config="lfm_tasks.promotion.config:RollbackConfig",
+        run="lfm_tasks.promotion.rollback:run",
+        inputs={"model": InputSpec(("model", "adapter"), "Version to go back to, models:/NAME/VERSION; any that the ledger knows.")},
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
         name="promote",
         title="Promote",
         config="lfm_tasks.promotion.config:PromoteConfig",
@@ -112,18 +124,6 @@ STEPS.add(
             "decision": InputSpec(("report",), "The gate's decision."),
             "answer": InputSpec(("report",), "A person's answer, where one was asked.", required=False),
         },
-        outputs={},
-        code=("lfm_tasks.promotion",),
-        cached=False,
-    )
-)
-STEPS.add(
-    Step(
-        name="rollback",
-        title="Roll back",
-        config="lfm_tasks.promotion.config:RollbackConfig",
-        run="lfm_tasks.promotion.rollback:run",
-        inputs={"model": InputSpec(("model", "adapter"), "Version to go back to, models:/NAME/VERSION; any that the ledger knows.")},
         outputs={},
         code=("lfm_tasks.promotion",),
         cached=False,

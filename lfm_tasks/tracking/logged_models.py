@@ -39,6 +39,14 @@ class LoggedModels:
         self._known: dict[str, LoggedModel] = {}
         self._asked: set[str] = set()
 
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def experiment_id(self) -> str:
+        return self._experiment_id
+
     def ensure(self, kinds: Mapping[str, str], run_id: str | None = None, tags: Mapping[str, str] | None = None) -> dict[str, str]:
         """{sha256: LoggedModel id} for artifacts given as {sha256: kind}; what is not there is made.
 
@@ -71,14 +79,6 @@ class LoggedModels:
         uri = self._store.find(sha256).uri
         source = uri if self._store.backend.local_path("mlflow") is None else self._served(model)
         return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags}
-
-    @property
-    def store(self) -> Store:
-        return self._store
-
-    @property
-    def experiment_id(self) -> str:
-        return self._experiment_id
 
     def _search(self, wanted: list[str]) -> dict[str, LoggedModel]:
         """LoggedModels of ``wanted`` artifacts; the oldest where, against all care, there are several."""
