@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG
 
@@ -47,9 +47,10 @@ with DAG(
     description="Retrain on a schedule or when data changed, and promote what is better",
     doc_md=__doc__
     + """
-**When.** By `LFM_RETRAIN_SCHEDULE` (a cron expression in UTC), and whenever the asset *lfm_dataset* changes. Scheduled runs have
-the form's defaults; `LFM_RETRAIN_PARAMS` (a JSON object) sets others. With `{partition}` in the data, runs are scheduled by
-partition instead: the key is the day, and it names the snapshot. `airflow backfill create --dag-id lfm_retrain …` works.
+**When.** By `LFM_RETRAIN_SCHEDULE` (a cron expression in UTC; the first run is the next one after unpausing), and whenever the
+asset *lfm_dataset* changes. Scheduled runs have the form's defaults; `LFM_RETRAIN_PARAMS` (a JSON object) sets others. With
+`{partition}` in the data, runs are scheduled by partition instead: the key is the day, and it names the snapshot.
+`airflow backfill create --dag-id lfm_retrain …` works.
 
 **Nothing new.** Unchanged data, config and code make the model that is in the step cache. If the gate has judged it on this data
 set before, and the question that it may have asked was answered, *novelty* says so and the rest is skipped: a success, in
@@ -59,7 +60,6 @@ seconds. A model that a person rolled back does not come back in this way.
 `LFM_NOTIFY_EMAIL`.
 """,
     schedule=retrain_schedule(params["data"].value),
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     deadline=retrain_deadline(),

@@ -56,6 +56,18 @@ def test_aliases_are_moved_by_one_run_at_a_time(dagbag):
     assert {"lfm_retrain", "lfm_promote", "lfm_rollback", "lfm_maintain"} <= serial
 
 
+def test_retraining_begins_with_the_next_date_and_can_be_backfilled(dagbag):
+    import pendulum
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(dagbag.dags["lfm_retrain"]))
+    first = dag.timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, False))
+    assert first.run_after > pendulum.now("UTC")
+    between = dag.iter_dagrun_infos_between(pendulum.datetime(2026, 3, 1), pendulum.datetime(2026, 3, 22))
+    assert [info.logical_date.to_date_string() for info in between] == ["2026-03-02", "2026-03-09", "2026-03-16"]
+
+
 def test_who_starts_what(dagbag):
     retrain = dagbag.dags["lfm_retrain"]
     assert (retrain.timetable.timetable.expression, retrain.timetable.asset_condition.objects[0].name) == ("0 3 * * 1", "lfm_dataset")

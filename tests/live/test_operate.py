@@ -50,6 +50,7 @@ def people():
     before, plain = dict(os.environ), components.common_environment
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:admin"}
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
         mail = stack.enter_context(mail_server())
         patch.setattr(components, "common_environment", lambda: plain() | users)
         os.environ.update(
@@ -57,6 +58,7 @@ def people():
             LFM_ALLOW_SELF_APPROVAL="false",
             LFM_NOTIFY_EMAIL="ann@localhost",
             LFM_RETRAIN_HOURS="0.002",
+            LFM_RETRAIN_SCHEDULE="0 0 29 2 *",
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection(),
             OMP_NUM_THREADS="1",
         )
@@ -73,7 +75,6 @@ def people():
             os.environ.clear()
             os.environ.update(before)
             settings.cache_clear()
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,9 @@ def test_a_late_retraining_run_is_reported(people, model):
     run_id = admin.trigger("lfm_retrain", conf)
     assert live.wait(run_id, 300, "lfm_retrain") == "success"
     wait_until(lambda: any("is late" in subject for subject in mail.subjects), 120, mail.subjects)
+    between = {"dag_id": "lfm_retrain", "from_date": "2023-01-01T00:00:00Z", "to_date": "2026-01-01T00:00:00Z"}
+    planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": conf})["backfills"]
+    assert [one["logical_date"][:10] for one in planned] == ["2024-02-29"], "a backfill of the one 29th of February"
     again = admin.trigger("lfm_retrain", conf)
     assert live.wait(again, 200, "lfm_retrain") == "success"
     assert task(admin, again, "promote", "lfm_retrain")["state"] == "skipped"
