@@ -7,12 +7,11 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_DATASET, NEW_MODEL
-from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
-GENERAL_TEXT = {"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256}
 
 with DAG(
     dag_id="lfm_adapt",
@@ -49,9 +48,7 @@ Every unchanged step is answered from the step cache and says so. Results are in
     },
 ) as dag:
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, outlets=[NEW_DATASET], **HEAVY)
-    prepare_general = PrepareOperator(
-        task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, prefix="general", config=GENERAL_TEXT, **HEAVY
-    )
+    prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     tune = TuneOperator(
         task_id="tune", references={"model": "{model}"}, inputs={"dataset": prepare.output["dataset"]}, outlets=[NEW_MODEL], **HEAVY
     )

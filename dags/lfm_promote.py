@@ -6,13 +6,12 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareOperator
+from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator
 from lfm_tasks.operators.notify import failure_notifiers
 from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
-GENERAL_TEXT = {"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256}
 
 with DAG(
     dag_id="lfm_promote",
@@ -46,9 +45,7 @@ about each other and about this model, and that the champion is still the one th
     },
 ) as dag:
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
-    prepare_general = PrepareOperator(
-        task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, prefix="general", config=GENERAL_TEXT, **HEAVY
-    )
+    prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
     measured = {"prefix": "evaluate", "inputs": held_out, "trigger_rule": "none_failed", **HEAVY}
     champion = EvaluateOperator(

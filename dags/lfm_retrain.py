@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
-from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, NoveltyOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.notify import failure_notifiers, retrain_deadline
 from lfm_tasks.operators.params import reference_param, step_params, with_defaults
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
@@ -15,7 +15,6 @@ from lfm_tasks.operators.schedules import retrain_schedule
 from lfm_tasks.settings import settings
 
 HEAVY = {"pool": "cpu_heavy"}
-GENERAL_TEXT = {"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256}
 
 params = with_defaults(
     {
@@ -74,9 +73,7 @@ seconds. A model that a person rolled back does not come back in this way.
     )
     novelty = NoveltyOperator(task_id="novelty", inputs={"model": tune.output["model"], "dataset": prepare.output["dataset"]})
 
-    prepare_general = PrepareOperator(
-        task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, prefix="general", config=GENERAL_TEXT, **HEAVY
-    )
+    prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
     measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **HEAVY}
     evaluate_champion = EvaluateOperator(

@@ -25,6 +25,14 @@ class PrepareOperator(StepOperator):
         return super().hand_on(context, job, result)
 
 
+class PrepareGeneralOperator(PrepareOperator):
+    """General text, all of it held out, so that perplexity on it shows forgetting."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        fixed = {"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256}
+        super().__init__(prefix="general", config=fixed, **kwargs)
+
+
 class TuneOperator(StepOperator):
     """Adapt a model to a prepared data set."""
 
