@@ -33,6 +33,26 @@ def form_fields(step: Step, prefix: str, defaults: Mapping[str, Any] | None = No
     return {f"{prefix}_{name}": schema for name, schema in fields.items() if name not in set(skip)}
 
 
+def config_fields(config_class: type[Config], prefix: str, title: str, skip: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """JSON schemas of a config that belongs to no step, by Param name ``<prefix>_<field>``."""
+    return {f"{prefix}_{name}": schema for name, schema in _config_fields(config_class, title).items() if name not in set(skip)}
+
+
+def override(step: Step, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` of the step's config with ``fixed`` laid over them; a method's options go by their own names.
+
+    Raises :class:`ConfigError` for a name that is neither a field of the step nor an option of one of its methods.
+    """
+    fields = set(step.config_class.model_fields)
+    options = set(_option_fields(step)) if OPTIONS in fields else set()
+    if unknown := [name for name in fixed if name not in fields | options]:
+        raise ConfigError(unknown_name(f"field of step {step.name}", unknown[0], (fields | options) - {OPTIONS}))
+    result = dict(values) | {name: value for name, value in fixed.items() if name in fields}
+    if chosen := {name: value for name, value in fixed.items() if name in options - fields}:
+        result[OPTIONS] = {**result.get(OPTIONS, {}), **chosen}
+    return result
+
+
 def config_values(step: Step, prefix: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the step's config among ``params``; a method option left empty is left to the method's default."""
     values = {name: params[f"{prefix}_{name}"] for name in step.config_class.model_fields if f"{prefix}_{name}" in params}
@@ -62,6 +82,8 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
             entry["enum"] = [*entry["enum"], None]
     if "const" in entry:
         entry["enum"] = [entry.pop("const")]
+    if choices := entry.get("items", {}).get("enum"):
+        entry["examples"] = choices  # Airflow shows a list with examples as a choice of several
     unit = entry.pop("unit", None)
     description = entry.get("description", "")
     labels = entry.pop("labels", None)

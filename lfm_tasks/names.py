@@ -11,6 +11,8 @@ from lfm_tasks.errors import InvalidInput
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,31}/[a-z][a-z0-9_]{0,31}$"
+MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
 
 
 def check_name(what: str, name: str) -> str:

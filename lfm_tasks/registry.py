@@ -30,13 +30,15 @@ def resolve(target: str) -> Any:
 class InputSpec:
     """What a step accepts under one input name.
 
-    ``refuse_revoked`` refuses what descends from a revoked artifact. Of a step with such inputs, the others are only what
-    it compares with: a mark does not go through them.
+    ``many``: one artifact or more, in order, named ``<name>.0``, ``<name>.1``, … ``refuse_revoked`` refuses what descends
+    from a revoked artifact. Of a step with such inputs, the others are only what it compares with: a mark does not go
+    through them.
     """
 
     kinds: tuple[Kind, ...]
     description: str
     required: bool = True
+    many: bool = False
     refuse_revoked: bool = False
 
 

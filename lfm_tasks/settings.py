@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +38,13 @@ class Settings(BaseSettings):
     price_gib: float = Field(0.0, ge=0, description="Price of a GiB that is read from or written to the store.")
     currency: str = Field("", max_length=8, description="Currency of the prices, e.g. EUR.")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 leaves the choice to torch.")
+    allow_self_approval: bool = Field(True, description="Whether who started a run may approve its promotion.")
+    approval_hours: float = Field(72.0, gt=0, description="Hours that a question waits for its answer; then it has timed out.")
+    notify_email: str = Field("", description="Comma-separated addresses that are told of failures and of open questions; empty: nobody.")
+    notify_connection: str = Field("smtp_default", description="Airflow connection of the mail server.")
+    retrain_schedule: str = Field("0 3 * * 1", description="Cron expression of lfm_retrain, in UTC.")
+    retrain_params: dict[str, Any] = Field({}, description="JSON object: the Params of lfm_retrain that differ from the form's defaults.")
+    retrain_hours: float = Field(12.0, gt=0, description="Hours from its queueing in which a retraining run should have ended.")
 
     @property
     def store(self) -> str:

@@ -6,7 +6,7 @@ inputs are verified directories on local disk, outputs are directories that it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,19 @@ class Input:
     base: Input | None = None
     version: str | None = None
     """Version number, where the reference named a registered model."""
+
+
+def all_of(inputs: Mapping[str, Input], name: str) -> list[Input]:
+    """What a step was given under a name that takes many, in order."""
+    return [inputs[key] for key in numbered(inputs, name)]
+
+
+def numbered(names: Iterable[str], name: str) -> list[str]:
+    """``<name>.0``, ``<name>.1``, … as far as they are among ``names``."""
+    known, found = set(names), []
+    while (key := f"{name}.{len(found)}") in known:
+        found.append(key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,16 @@ class Move:
     address: str
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a model that a gate had judged: ``outcome`` is the gate's, ``record`` that of the step *promote*."""
+
+    outcome: str
+    moved: bool
+    record: str
+    time: str
+
+
 class ModelRegistry(Protocol):
     """Registered models and the ledger of their alias moves."""
 
@@ -84,6 +107,19 @@ class ModelRegistry(Protocol):
         ``expected`` is the version that the alias must name now (None: no version yet); ``evidence`` is the sha256 of the
         decision. Raises :class:`Conflict` when the alias names something else.
         """
+
+    def known_move(self, name: str, alias: str, version: str) -> Move:
+        """The ledger's last move of ``alias`` to ``version``; raises :class:`ReferenceRefused` that lists the versions it knows."""
+
+    def rollback(self, name: str, alias: str, to: Move, expected: str | None, reason: str) -> Move:
+        """Move the alias back to where ``to`` had put it, by compare-and-set; the evidence is the hash of that entry.
+
+        Raises :class:`Conflict` when the alias does not name ``expected`` any more. Asked again, it answers with the move.
+        """
+
+    def verdict(self, model: str, dataset: str) -> Verdict | None:
+        """What became of the artifact ``model`` after a gate had judged it on ``dataset``; None where that never ended in a
+        decision."""
 
 
 class StepContext(Protocol):

@@ -52,6 +52,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="select",
+        title="Select",
+        config="lfm_tasks.selection.config:SelectConfig",
+        run="lfm_tasks.selection.select:run",
+        inputs={"reports": InputSpec(("report",), "Evaluations of the candidates on the validation split.", many=True)},
+        outputs={"selection": "report"},
+        code=("lfm_tasks.selection", "lfm_tasks.metrics"),
+    )
+)
+STEPS.add(
+    Step(
         name="gate",
         title="Gate",
         config="lfm_tasks.promotion.config:GateConfig",
@@ -66,6 +77,49 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="novelty",
+        title="Novelty",
+        config="lfm_tasks.promotion.config:NoveltyConfig",
+        run="lfm_tasks.promotion.novelty:run",
+        inputs={
+            "model": InputSpec(("model",), "Model that may already have been judged."),
+            "dataset": InputSpec(("dataset",), "Data set that it would be judged on."),
+        },
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="approve",
+        title="Approve",
+        config="lfm_tasks.promotion.config:ApproveConfig",
+        run="lfm_tasks.promotion.approve:run",
+        inputs={"decision": InputSpec(("report",), "The gate's decision that was asked about.")},
+        outputs={"answer": "report"},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="rollback",
+        title="Roll back",
+        config="lfm_tasks.promotion.config:RollbackConfig",
+        run="lfm_tasks.promotion.rollback:run",
+        inputs={
+            "model": InputSpec(
+                ("model", "adapter"), "Version to go back to, models:/NAME/VERSION; any that the ledger knows.", refuse_revoked=True
+            )
+        },
+        outputs={},
+        code=("lfm_tasks.promotion",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
         name="promote",
         title="Promote",
         config="lfm_tasks.promotion.config:PromoteConfig",
@@ -73,6 +127,7 @@ STEPS.add(
         inputs={
             "model": InputSpec(("model",), "Model to register.", refuse_revoked=True),
             "decision": InputSpec(("report",), "The gate's decision.", refuse_revoked=True),
+            "answer": InputSpec(("report",), "A person's answer, where one was asked.", required=False),
         },
         outputs={},
         code=("lfm_tasks.promotion",),

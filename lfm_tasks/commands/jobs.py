@@ -16,7 +16,7 @@ from lfm_tasks.errors import AttemptKilled, ConfigError, LfmError
 from lfm_tasks.form import config_values, form_fields
 from lfm_tasks.importing import undisturbed_imports
 from lfm_tasks.registry import Card, Step
-from lfm_tasks.runner.job import Job, JobError, JobResult
+from lfm_tasks.runner.job import Job, JobError, JobResult, numbered_inputs
 from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
 
@@ -45,7 +45,8 @@ def register(commands: Any) -> None:
 def _register_step(steps: Any, step: Step) -> None:
     parser = steps.add_parser(step.name, help=step.title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, spec in step.inputs.items():
-        parser.add_argument(f"--{name}", required=spec.required, metavar="REFERENCE", help=spec.description, dest=f"input:{name}")
+        count = {"nargs": "+"} if spec.many else {}
+        parser.add_argument(f"--{name}", required=spec.required, metavar="REFERENCE", help=spec.description, dest=f"input:{name}", **count)
     for name, schema in form_fields(step, "").items():
         _add_option(parser, name.removeprefix("_"), schema)
     parser.add_argument("--no-cache", action="store_true", help="do the work even where the step cache has the answer")
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     given = vars(options)
     step = STEPS[options.step]
     fields = {f"_{name.removeprefix('field:')}": value for name, value in given.items() if name.startswith("field:")}
-    inputs = {name.removeprefix("input:"): value for name, value in given.items() if name.startswith("input:") and value}
+    inputs = numbered_inputs({name.removeprefix("input:"): value for name, value in given.items() if name.startswith("input:") and value})
     job = Job(step=step.name, config=config_values(step, "", fields), inputs=inputs, use_cache=not options.no_cache)
     stop = StopSignal()
     stop.install()

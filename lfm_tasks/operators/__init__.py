@@ -1,7 +1,36 @@
 """Airflow operators, one per step; ``step_params`` makes a DAG's form from the steps' configs."""
 
+from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.reap import ReapOperator
-from lfm_tasks.operators.steps import EvaluateOperator, GateOperator, PrepareOperator, PromoteOperator, TuneOperator
+from lfm_tasks.operators.produced import FindModelsOperator
+from lfm_tasks.operators.reap import ReapOperator, TidyOperator
+from lfm_tasks.operators.steps import (
+    EvaluateOperator,
+    GateOperator,
+    NoveltyOperator,
+    PrepareGeneralOperator,
+    PrepareOperator,
+    PromoteOperator,
+    RollbackOperator,
+    TuneOperator,
+)
+from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
-__all__ = ["EvaluateOperator", "FinishRunOperator", "GateOperator", "PrepareOperator", "PromoteOperator", "ReapOperator", "TuneOperator"]
+__all__ = [
+    "ApproveOperator",
+    "AskOperator",
+    "EvaluateOperator",
+    "FindModelsOperator",
+    "FinishRunOperator",
+    "GateOperator",
+    "NoveltyOperator",
+    "PlanSweepOperator",
+    "PrepareGeneralOperator",
+    "PrepareOperator",
+    "PromoteOperator",
+    "ReapOperator",
+    "RollbackOperator",
+    "SelectOperator",
+    "TidyOperator",
+    "TuneOperator",
+]

@@ -11,16 +11,19 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, LfmError, unknown_name
-from lfm_tasks.form import config_values
+from lfm_tasks.form import config_values, override
 from lfm_tasks.operators.connections import environment_from_connections
+from lfm_tasks.operators.events import announce
 from lfm_tasks.registry import Step
-from lfm_tasks.runner.job import AirflowTask, Job, JobResult
+from lfm_tasks.runner.job import AirflowTask, Job, JobResult, numbered_inputs
 from lfm_tasks.runner.launcher import Child
 from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
 
 NOTHING = ""
 """What a skipped task hands on: the tasks after it go on without that input."""
+PARTITION = "{partition}"
+PARTITION_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,249}"
 SECONDS_TO_STOP = 3.0
 """Airflow sends SIGKILL five seconds after SIGTERM; marking the run needs some of them."""
 
@@ -37,14 +40,16 @@ class StepOperator(BaseOperator):
     """Run one step.
 
     :param references: input name to a reference, or a list of which the first that exists is taken. ``{name}`` in it
-        stands for the Param of that name.
-    :param inputs: input name to another task's output, ``task.output["dataset"]``.
+        stands for the Param of that name, and ``{partition}`` in the outcome for the run's partition key.
+    :param inputs: input name to another task's output, ``task.output["dataset"]``; a list for an input that takes many.
     :param prefix: Params named ``<prefix>_<field>`` fill the step's config; default: the step's name.
-    :param config: values that the DAG fixes; they win over Params.
+    :param config: values that the DAG fixes, method options by their own names; they win over Params.
+
+    With :data:`lfm_tasks.assets.NEW_MODEL` or ``NEW_DATASET`` among its ``outlets`` it announces what it made.
     """
 
     step: ClassVar[str]
-    template_fields: Sequence[str] = ("inputs",)
+    template_fields: Sequence[str] = ("inputs", "config")
     operator_extra_links = (MlflowRunLink(),)
 
     def __init__(
@@ -58,9 +63,9 @@ class StepOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.references = dict(references or {})
-        self.inputs = dict(inputs or {})
+        self.inputs = {} if inputs is None else inputs
         self.prefix = prefix or self.step
-        self.config = dict(config or {})
+        self.config = {} if config is None else config
         self.run_url = ""
         self._child: Child | None = None
 
@@ -78,19 +83,27 @@ class StepOperator(BaseOperator):
         self.run_url = result.run_url or ""
         if result.state != "success":
             raise _failure(result)
-        for name, reference in result.outputs.items():
-            context["ti"].xcom_push(key=name, value=reference)
-        return result.model_dump(mode="json", exclude={"error", "state"})
+        announce(context, self.outlets, STEPS[self.step], job, result)
+        return self.hand_on(context, job, result)
 
     def job(self, context: Context) -> Job:
         """The job of this task instance; raises :class:`ConfigError` before anything starts when a Param is wrong."""
         step, params = STEPS[self.step], dict(context["params"])
         check_params(params, context["dag"].params)
-        values = {**config_values(step, self.prefix, params), **self.config}
+        values = override(step, config_values(step, self.prefix, params), self.fixed(context))
         config = parse_config(step.config_class, values, where=f"Params {self.prefix}_*")
-        return Job(
-            step=step.name, config=config.model_dump(mode="json"), inputs=self._references(step, params), airflow=airflow_task(context)
-        )
+        inputs = self._references(step, params, context.get("partition_key"))
+        return Job(step=step.name, config=config.model_dump(mode="json"), inputs=inputs, airflow=airflow_task(context))
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        """Config values that win over Params."""
+        return self.config
+
+    def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
+        """Give the outputs to the tasks after this one, each under its name; returns the task's own result."""
+        for name, reference in result.outputs.items():
+            context["ti"].xcom_push(key=name, value=reference)
+        return result.model_dump(mode="json", exclude={"error", "state"})
 
     def on_kill(self) -> None:
         """Called on SIGTERM, the only thing that is: stop the child (it checkpoints), close its run, end the task.
@@ -108,13 +121,14 @@ class StepOperator(BaseOperator):
             set_terminated(settings().tracking_uri, opened["run_id"], "KILLED", timeout=1.0)
         raise AirflowTaskTerminated(f"Step {self.step} was asked to stop; its checkpoint is kept for the next run of the same job.")
 
-    def _references(self, step: Step, params: Mapping[str, Any]) -> dict[str, str | list[str]]:
-        found: dict[str, str | list[str]] = {name: value for name, value in self.inputs.items() if value}
+    def _references(self, step: Step, params: Mapping[str, Any], partition: str | None) -> dict[str, str | list[str]]:
+        found: dict[str, str | list[str]] = dict(numbered_inputs({name: value for name, value in self.inputs.items() if value}))
         for name, pattern in self.references.items():
             filled = [text for one in ([pattern] if isinstance(pattern, str) else pattern) if (text := fill(one, params))]
             if filled:
-                found[name] = filled
-        missing = [name for name, spec in step.inputs.items() if spec.required and name not in found]
+                found[name] = [of_partition(text, partition) for text in filled]
+        names = {key.partition(".")[0] for key in found}
+        missing = [name for name, spec in step.inputs.items() if spec.required and name not in names]
         if missing:
             raise AirflowSkipException(f"No {missing[0]} was given for task {self.task_id}.")
         return found
@@ -129,6 +143,17 @@ def fill(pattern: str, params: Mapping[str, Any]) -> str:
         return str(params[match[1]] or "")
 
     return re.sub(r"\{(\w+)\}", value, pattern).strip()
+
+
+def of_partition(reference: str, partition: str | None) -> str:
+    """``reference`` with ``{partition}`` replaced by the run's partition key, which names the snapshot of the data."""
+    if PARTITION not in reference:
+        return reference
+    if not partition:
+        raise ConfigError(f"{reference!r} names {PARTITION}, but this run has no partition key. Trigger it with one, or name one snapshot.")
+    if not re.fullmatch(PARTITION_PATTERN, partition):
+        raise ConfigError(f"Partition key {partition!r} cannot be part of a reference. Use letters, digits and '.', '_', ':', '+', '-'.")
+    return reference.replace(PARTITION, partition)
 
 
 def check_params(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lfm_tasks.settings import Settings
+import os
+
+from lfm_tasks.settings import Settings, settings
+
+
+def connect() -> Settings:
+    """Settings for work in the task's own process, which is this task's alone: with what the connections hold."""
+    if found := environment_from_connections(settings()):
+        os.environ.update(found)
+        settings.cache_clear()
+    return settings()
 
 
 def environment_from_connections(settings: Settings) -> dict[str, str]:

@@ -5,19 +5,58 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from airflow.sdk import Param
+
+from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.form import form_fields
+from lfm_tasks.proposals import What, proposals
+from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
+
+REFERENCE = "`starter://NAME`, `hf://ORG/NAME`, `models:/NAME@ALIAS`, `sha256:…`, or `file://…` / `s3://…` below an allowed prefix."
 
 
 def step_params(
     step: str, prefix: str | None = None, defaults: Mapping[str, Any] | None = None, skip: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The form of a step as Airflow ``Param`` objects."""
-    return airflow_params(form_fields(STEPS[step], prefix or step, defaults, skip))
+    """The form of a step as Airflow ``Param`` objects; a field for a registered model's name proposes those that are known."""
+    fields = form_fields(STEPS[step], prefix or step, defaults, skip)
+    name = f"{prefix or step}_model_name"
+    if name in fields and (known := proposals(settings(), "names")):
+        fields[name]["examples"] = known
+    return airflow_params(fields)
 
 
 def airflow_params(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Airflow ``Param`` objects for the given schemas."""
-    from airflow.sdk import Param
-
     return {name: Param(**schema) for name, schema in fields.items()}
+
+
+def with_defaults(params: Mapping[str, Param], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``params`` with other defaults, checked by their own schemas. Raises :class:`ConfigError` for a name that is not there."""
+    for name in values:
+        if name not in params:
+            raise ConfigError(unknown_name("Param", name, params))
+    return {name: Param(values.get(name, param.value), description=param.description, **param.schema) for name, param in params.items()}
+
+
+def reference_param(
+    what: What,
+    default: str | None,
+    title: str,
+    description: str,
+    *,
+    section: str = "What to work on",
+    extra: Iterable[str] = (),
+    optional: bool = False,
+) -> Param:
+    """A field for a reference: free text, with proposals (see :mod:`lfm_tasks.proposals`); one without a default may be empty."""
+    return Param(
+        default,
+        type=["null", "string"] if optional or not default else "string",
+        maxLength=1024,
+        title=title,
+        description=f"{description} {REFERENCE}",
+        examples=[*extra, *(one for one in proposals(settings(), what) if one not in extra)],
+        section=section,
+    )

@@ -1,4 +1,4 @@
-"""Close MLflow runs whose process is gone, after asking Airflow what became of the task."""
+"""Close MLflow runs whose process is gone, after asking Airflow what became of the task; tidy the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 
-from lfm_tasks.settings import settings
+from lfm_tasks.operators.connections import connect
+from lfm_tasks.proposals import remember
 
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry", "up_for_reschedule", "None"}
 
@@ -30,7 +31,8 @@ class ReapOperator(BaseOperator):
         from lfm_tasks.tracking.reaper import reap
         from lfm_tasks.tracking.tracker import Tracker
 
-        tracker = Tracker.open(settings(), Store.open(settings().store))
+        places = connect()
+        tracker = Tracker.open(places, Store.open(places.store))
         ti = context["ti"]
 
         def task_state(dag_id: str, run_id: str, task_id: str, map_index: int) -> str | None:
@@ -76,3 +78,27 @@ def _state(ask: Callable[[], str | None]) -> str | None:
     except Exception:
         return None
     return None if answer is None else str(getattr(answer, "value", answer))
+
+
+class TidyOperator(BaseOperator):
+    """Remove from the store what killed writers left behind, and let the forms propose what is registered.
+
+    :param older_than: uploads that began longer ago than this belong to nobody who is still alive.
+    """
+
+    def __init__(self, *, older_than: timedelta = timedelta(days=1), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.older_than = older_than
+
+    def execute(self, context: Context) -> dict[str, int]:
+        from lfm_tasks.artifacts.store import Store
+        from lfm_tasks.tracking.tracker import Tracker
+
+        places = connect()
+        store = Store.open(places.store)
+        registered = Tracker.open(places, store).registry.listed()
+        remember(places, "names", [model["name"] for model in registered])
+        remember(places, "models", [f"models:/{model['name']}@{alias}" for model in registered for alias in model["aliases"]])
+        swept = store.sweep(self.older_than)
+        self.log.info("%d abandoned uploads removed; %d registered models are proposed in forms", swept, len(registered))
+        return {"swept": swept, "registered": len(registered)}

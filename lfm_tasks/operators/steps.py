@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from airflow.providers.standard.utils.skipmixin import SkipMixin
+from airflow.sdk import Context
+
 from lfm_tasks.operators.base import StepOperator
+from lfm_tasks.proposals import remember
+from lfm_tasks.runner.job import Job, JobResult
+from lfm_tasks.settings import settings
 
 
 class PrepareOperator(StepOperator):
     """Rows to a split, de-duplicated, tokenised data set."""
 
     step = "prepare"
+
+    def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
+        for name, what in (("data", "data"), ("model", "models")):
+            given = job.inputs[name]
+            remember(settings(), what, [given if isinstance(given, str) else given[0]])
+        return super().hand_on(context, job, result)
+
+
+class PrepareGeneralOperator(PrepareOperator):
+    """General text, all of it held out, so that perplexity on it shows forgetting."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        fixed = {"task": "text", "validation_fraction": 0.0, "test_fraction": 1.0, "max_length": 256}
+        super().__init__(prefix="general", config=fixed, **kwargs)
 
 
 class TuneOperator(StepOperator):
@@ -29,7 +51,38 @@ class GateOperator(StepOperator):
     step = "gate"
 
 
-class PromoteOperator(StepOperator):
+class AliasOperator(StepOperator):
+    """A step that moves an alias; the forms propose what it named."""
+
+    def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
+        if result.summary["moved"]:
+            remember(settings(), "models", [f"models:/{result.summary['model_name']}@{result.summary['alias']}"])
+            remember(settings(), "names", [result.summary["model_name"]])
+        return super().hand_on(context, job, result)
+
+
+class PromoteOperator(AliasOperator):
     """Register the challenger and move the alias, when the decision says so."""
 
     step = "promote"
+
+
+class RollbackOperator(AliasOperator):
+    """Move an alias back to a version that the ledger knows."""
+
+    step = "rollback"
+
+
+class NoveltyOperator(StepOperator, SkipMixin):
+    """Go on only if the model was not judged on this data set before; else everything after it is skipped, and that is a success."""
+
+    step = "novelty"
+    inherits_from_skipmixin = True
+
+    def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
+        handed = super().hand_on(context, job, result)
+        if not result.summary["new"]:
+            context["ti"].xcom_push(key="return_value", value=handed)
+            after = context["task"].get_flat_relatives(upstream=False)
+            self.skip(ti=context["ti"], tasks=[task for task in after if not task.is_teardown])
+        return handed

@@ -1,17 +1,14 @@
-"""Configs of the steps *gate* and *promote*. Light to import."""
+"""Configs of the steps *gate*, *approve*, *promote*, *novelty* and *rollback*. Light to import."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.names import Name
-
-METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,31}/[a-z][a-z0-9_]{0,31}$"
-MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
+from lfm_tasks.names import METRIC_PATTERN, MetricName, Name
 
 
 class GateConfig(Config):
@@ -79,15 +76,74 @@ class GateConfig(Config):
         return self.margins.get(metric, self.margin)
 
 
+ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
+Approval = Literal["never", "when_asked", "always"]
+
+
 class PromoteConfig(Config):
-    model_name: Name = Field("lfm-model", description="Registered model that gets the version.", json_schema_extra={"section": "Promotion"})
+    model_name: Name = Field(
+        "lfm-model",
+        description="Registered model that gets the version.",
+        json_schema_extra={"section": "Promotion", "label": "Registered model"},
+    )
     alias: str = Field(
         "champion",
-        pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        pattern=ALIAS_PATTERN,
         description="Alias that moves to the new version.",
         json_schema_extra={"section": "Promotion"},
+    )
+    approval: Approval = Field(
+        "when_asked",
+        description="Whether a person is asked: never, so that what the gate leaves open stays as it is; when the gate asks; or always, "
+        "also for what the gate lets through. What the gate rejects is never asked.",
+        json_schema_extra={"section": "Promotion", "labels": {"never": "Never", "when_asked": "When the gate asks", "always": "Always"}},
     )
     reason: str = Field(
         "", max_length=500, description="Why; goes into the ledger beside the gate's reasons.", json_schema_extra={"section": "Promotion"}
     )
     dry_run: bool = Field(False, description="Say what would move, and move nothing.", json_schema_extra={"section": "Promotion"})
+
+
+def needs_answer(approval: Approval, outcome: str) -> bool:
+    """Whether a person must be asked about what the gate said."""
+    return {"never": False, "when_asked": outcome == "ask", "always": outcome in ("ask", "promote")}[approval]
+
+
+class ApproveConfig(Config):
+    """What a person answered, or that nobody did."""
+
+    chosen: Literal["approve", "reject"] = Field("reject", description="The answer.", json_schema_extra={"section": "Answer"})
+    by: str = Field("", max_length=250, description="Who answered; empty after a time-out.", json_schema_extra={"section": "Answer"})
+    reason: str = Field("", max_length=2000, description="Why.", json_schema_extra={"section": "Answer"})
+    timed_out: bool = Field(
+        False, description="Nobody answered in time; this is not a person's no.", json_schema_extra={"section": "Answer"}
+    )
+    asked: str = Field("", max_length=40, description="When the question was put (ISO 8601).", json_schema_extra={"section": "Answer"})
+    answered: str = Field("", max_length=40, description="When it was answered (ISO 8601).", json_schema_extra={"section": "Answer"})
+    triggered_by: str = Field(
+        "", max_length=250, description="Who started the run that is asked about.", json_schema_extra={"section": "Answer"}
+    )
+
+    @model_validator(mode="after")
+    def _is_an_answer(self) -> ApproveConfig:
+        if self.timed_out and (self.chosen != "reject" or self.by):
+            raise ConfigError("timed_out=true means that nobody answered: leave 'by' empty and chosen=reject.")
+        if self.chosen == "approve" and not self.by:
+            raise ConfigError("An approval has a name to it. Set 'by' to who approves.")
+        return self
+
+
+class NoveltyConfig(Config):
+    """Looks for an earlier decision; there is nothing to set."""
+
+
+class RollbackConfig(Config):
+    alias: str = Field("champion", pattern=ALIAS_PATTERN, description="Alias that moves.", json_schema_extra={"section": "Rollback"})
+    reason: str = Field("", max_length=500, description="Why; goes into the ledger.", json_schema_extra={"section": "Rollback"})
+    dry_run: bool = Field(True, description="Say what would move, and move nothing.", json_schema_extra={"section": "Rollback"})
+
+    @model_validator(mode="after")
+    def _says_why(self) -> RollbackConfig:
+        if not self.dry_run and not self.reason.strip():
+            raise ConfigError("A rollback says why: set the reason. It goes into the ledger.")
+        return self

@@ -9,20 +9,12 @@ from typing import Any, Literal
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, unknown_name
+from lfm_tasks.metrics.catalogue import primary_metric
 from lfm_tasks.promotion.comparison import Comparison, Role, compare
 from lfm_tasks.promotion.config import GateConfig
 from lfm_tasks.promotion.forest import forest_plot
 from lfm_tasks.promotion.reports import Report, check_comparable, read_report
 from lfm_tasks.step import Input, Outcome, Output, StepContext
-
-PRIMARY = (
-    "choice/accuracy",
-    "classification/accuracy",
-    "generation/exact_match",
-    "completion/perplexity",
-    "text/perplexity",
-    "general/perplexity",
-)
 
 
 @dataclass
@@ -62,7 +54,7 @@ def assign_roles(config: GateConfig, report: Report) -> dict[str, Role]:
     measured = report.described["metrics"]
     primary = config.primary_metric
     if primary == "auto":
-        primary = next(name for name in PRIMARY if name in measured)
+        primary = primary_metric(measured)
     elif primary not in measured:
         raise ConfigError(f"primary_metric: {unknown_name('metric', primary, measured)}")
     for name in config.must_not_regress:

@@ -1,53 +1,58 @@
-"""Step ``promote``: register the model that the gate let through and move the alias by compare-and-set."""
+"""Step ``promote``: register the model that the gate, or a person whom it asked, let through, and move the alias by compare-and-set."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from lfm_tasks.errors import Conflict, InvalidInput
-from lfm_tasks.promotion.config import PromoteConfig
+from lfm_tasks.promotion.approve import read_answer, sentence
+from lfm_tasks.promotion.config import Approval, PromoteConfig
+from lfm_tasks.promotion.decision import read_decision
 from lfm_tasks.step import Input, ModelRegistry, Outcome, StepContext
 
 MAX_REASON = 4000
 
 
 def run(config: PromoteConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
-    """Move ``config.alias`` to ``inputs["model"]`` if the decision says so; "reject" and "ask" move nothing and are no error.
+    """Move ``config.alias`` to ``inputs["model"]`` if the decision and the answer say so; a no moves nothing and is no error.
 
-    Raises :class:`InvalidInput` when the decision is about another model, and :class:`Conflict` when the champion is not the
-    one that the gate compared with.
+    Raises :class:`InvalidInput` when the decision is about another model or the answer about another decision, and
+    :class:`Conflict` when the champion is not the one that the gate compared with.
     """
     model, decision = inputs["model"], read_decision(inputs["decision"])
-    if decision["outcome"] != "promote":
-        reasons = [str(reason) for reason in decision["reasons"]]
-        context.log(f"The gate said {decision['outcome']}: nothing is moved. {' '.join(reasons)}")
-        return _outcome(config, decision, moved=False, reasons=reasons)
+    answer = read_answer(inputs["answer"], inputs["decision"].sha256) if "answer" in inputs else None
+    reasons = [str(reason) for reason in decision["reasons"]] + ([sentence(answer)] if answer else [])
+    facts = {"outcome": decision["outcome"], "model_name": config.model_name, "alias": config.alias}
+    facts |= {"approved_by": answer["by"] if answer else None, "timed_out": bool(answer and answer["timed_out"])}
+    if obstacle := objection(config.approval, decision["outcome"], answer):
+        context.log(f"{obstacle} Nothing is moved. {' '.join(reasons)}")
+        return _outcome(facts, moved=False, reasons=[obstacle, *reasons])
     check_challenger(decision, model)
     expected = expected_version(decision, context.registry, config.model_name, config.alias)
     if config.dry_run:
         context.log(f"Dry run: {config.alias!r} of {config.model_name} would move from {_shown(expected)} to sha256:{model.sha256[:12]}.")
-        return _outcome(config, decision, moved=False, dry_run=True, previous=expected)
-    why = " ".join([config.reason, *map(str, decision["reasons"])]).strip()[:MAX_REASON]
+        return _outcome(facts, moved=False, dry_run=True, previous=expected)
+    why = " ".join([config.reason, *reasons]).strip()[:MAX_REASON]
     move = context.registry.promote(config.model_name, config.alias, model, expected, why, inputs["decision"].sha256)
     context.log(
         f"{config.alias!r} of {move.name} moved from {_shown(move.previous)} to version {move.version} (ledger entry {move.entry})."
     )
-    return _outcome(config, decision, moved=True, **asdict(move))
+    return _outcome(facts, moved=True, **asdict(move))
 
 
-def read_decision(decision: Input) -> dict[str, Any]:
-    """The gate's decision, checked for the parts that a promotion rests on."""
-    path = decision.path / "decision.json"
-    if not path.is_file():
-        raise InvalidInput(f"{decision.reference} holds no decision.json. Give the output 'decision' of a gate step.")
-    found = json.loads(path.read_text())
-    missing = {"outcome", "reasons", "challenger", "champion"} - found.keys()
-    if missing or found["outcome"] not in ("promote", "reject", "ask"):
-        raise InvalidInput(f"decision.json of {decision.reference} is no decision of a gate step (format 1). Run the gate again.")
-    return found
+def objection(approval: Approval, outcome: str, answer: Mapping[str, Any] | None) -> str | None:
+    """Why nothing may be moved, or None. A person's yes counts where the gate did not reject; a no always does."""
+    if outcome == "reject":
+        return "The gate said reject."
+    if answer is not None:
+        if answer["timed_out"]:
+            return "A person was asked, and nobody answered in time."
+        return None if answer["chosen"] == "approve" else f"{answer['by'] or 'A person'} said no."
+    if outcome == "ask":
+        return "The gate said ask, and no person has answered."
+    return "approval=always, and no person has answered." if approval == "always" else None
 
 
 def check_challenger(decision: Mapping[str, Any], model: Input) -> None:
@@ -78,9 +83,8 @@ def expected_version(decision: Mapping[str, Any], registry: ModelRegistry, name:
     return version
 
 
-def _outcome(config: PromoteConfig, decision: Mapping[str, Any], *, moved: bool, **facts: Any) -> Outcome:
-    summary = {"moved": moved, "outcome": decision["outcome"], "model_name": config.model_name, "alias": config.alias, **facts}
-    return Outcome(outputs={}, metrics={"moved": float(moved)}, summary=summary)
+def _outcome(facts: Mapping[str, Any], *, moved: bool, **more: Any) -> Outcome:
+    return Outcome(outputs={}, metrics={"moved": float(moved)}, summary={"moved": moved, **facts, **more})
 
 
 def _shown(version: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -28,7 +29,9 @@ class Job(Config):
     step: str = Field(description="Name of the step.")
     config: dict[str, Any] = Field(default_factory=dict, description="Values of the step's config.")
     inputs: dict[str, str | list[str]] = Field(
-        default_factory=dict, description="Input name to reference; of a list, the first reference that names something is taken."
+        default_factory=dict,
+        description="Input name to reference; of a list, the first reference that names something is taken. "
+        "An input that takes many has an entry for each: <name>.0, <name>.1, …",
     )
     airflow: AirflowTask | None = Field(None, description="Set when an Airflow task asked for the job.")
     use_cache: bool = Field(True, description="Answer from the step cache where it holds the job's key.")
@@ -45,6 +48,14 @@ class Job(Config):
         task = self.airflow
         index = f"[{task.map_index}]" if task.map_index >= 0 else ""
         return f"{task.task_id}{index} try {task.try_number}"
+
+
+def numbered_inputs(inputs: Mapping[str, str | list[str]]) -> dict[str, str]:
+    """References by the names that a job has for them: a list is all that one input takes, in order."""
+    found: dict[str, str] = {}
+    for name, value in inputs.items():
+        found |= {f"{name}.{place}": one for place, one in enumerate(value)} if isinstance(value, list) else {name: value}
+    return found
 
 
 class JobError(Config):

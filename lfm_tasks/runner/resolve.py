@@ -13,7 +13,7 @@ from lfm_tasks.errors import ConfigError, IncompatibleModels, IntegrityError, Re
 from lfm_tasks.registry import InputSpec, Step
 from lfm_tasks.runner.imports import import_reference
 from lfm_tasks.settings import Settings
-from lfm_tasks.step import Input
+from lfm_tasks.step import Input, numbered
 from lfm_tasks.tracking.tracker import Tracker
 
 
@@ -37,16 +37,18 @@ class Resolver:
 
     def resolve(self, step: Step, references: Mapping[str, str | list[str]]) -> dict[str, Resolved]:
         """Addresses of all inputs of ``step``; raises before any work when one is unknown, missing or of a wrong kind."""
+        given = {name for name, spec in step.inputs.items() if not spec.many}
+        places = {name: numbered(references, name) for name, spec in step.inputs.items() if spec.many}
         for name in references:
-            if name not in step.inputs:
-                raise ConfigError(unknown_name(f"input of step {step.name}", name, step.inputs))
+            if name not in given.union(*places.values()):
+                raise ConfigError(_unknown_input(step, name))
         found = {}
         for name, spec in step.inputs.items():
-            wanted = references.get(name)
-            if wanted:
-                found[name] = self._first(wanted if isinstance(wanted, list) else [wanted], name, spec)
-            elif spec.required:
+            wanted = places[name] if spec.many else [name] if references.get(name) else []
+            if spec.required and not wanted:
                 raise ConfigError(f"Step {step.name} needs the input '{name}': {spec.description}")
+            for key in wanted:
+                found[key] = self._first(references[key] if isinstance(references[key], list) else [references[key]], key, spec)
         return found
 
     def open(self, resolved: Resolved) -> Input:
@@ -96,3 +98,12 @@ class Resolver:
             raise IntegrityError(
                 f"The base sha256:{base} of adapter sha256:{artifact.sha256} is not in the store. Import it again."
             ) from None
+
+
+def _unknown_input(step: Step, name: str) -> str:
+    base, _, number = name.partition(".")
+    if base in step.inputs and step.inputs[base].many:
+        return f"The input '{base}' takes many: name them {base}.0, {base}.1, … without a gap; '{name}' does not follow."
+    if base in step.inputs and number:
+        return f"The input '{base}' takes one reference, not many: name it '{base}'."
+    return unknown_name(f"input of step {step.name}", name, step.inputs)

@@ -40,6 +40,14 @@ class LoggedModels:
         self._known: dict[str, LoggedModel] = {}
         self._asked: set[str] = set()
 
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def experiment_id(self) -> str:
+        return self._experiment_id
+
     def ensure(self, kinds: Mapping[str, str], run_id: str | None = None, tags: Mapping[str, str] | None = None) -> dict[str, str]:
         """{sha256: LoggedModel id} for artifacts given as {sha256: kind}; what is not there is made.
 

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from lfm_tasks.artifacts.references import Reference
 from lfm_tasks.errors import Conflict, IntegrityError, InvalidInput, ReferenceRefused, unknown_name
 from lfm_tasks.names import check_name
-from lfm_tasks.step import Input, Move
+from lfm_tasks.step import Input, Move, Verdict
+from lfm_tasks.tracking.decisions import last_verdict
 from lfm_tasks.tracking.ledger import Entry, Ledger, heads
 from lfm_tasks.tracking.logged_models import SHA256, LoggedModels
 from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
@@ -48,6 +49,30 @@ class RegisteredModels:
             entry = self._ledger.append(name, move)
             self._finish(entry)
             return _move(entry)
+
+    def known_move(self, name: str, alias: str, version: str) -> Move:
+        entries = [e for e in self._ledger.entries(check_name("Model name", name)) if e.content["alias"] == _check_alias(alias)]
+        found = next((entry for entry in reversed(entries) if entry.content["to"] == version), None)
+        if found is None:
+            known = {entry.content["to"] for entry in entries}
+            raise ReferenceRefused(unknown_name(f"version in the ledger of {alias!r} of {name!r}", version, known))
+        return _move(found)
+
+    def rollback(self, name: str, alias: str, to: Move, expected: str | None, reason: str) -> Move:
+        with self._ledger.locks.hold(f"model {name}"):
+            last, current = self._settle(name, alias), self._current(name, alias)
+            if last is not None and current == to.version and to.entry_sha256 in (last.sha256, last.content["evidence_sha256"]):
+                return _move(last)
+            if current != expected:
+                raise Conflict(_moved(name, alias, expected, current, last))
+            move = {"alias": alias, "from": current, "to": to.version, "artifact_sha256": to.address}
+            move |= {"who": dict(self._who()), "why": reason, "evidence_sha256": to.entry_sha256, "rollback_to_entry": to.entry}
+            entry = self._ledger.append(name, move)
+            self._finish(entry)
+            return _move(entry)
+
+    def verdict(self, model: str, dataset: str) -> Verdict | None:
+        return last_verdict(self._connection, self._logged.experiment_id, self._logged.store, model, dataset)
 
     def restore(self, name: str, moves: Sequence[Mapping[str, Any]]) -> list[str]:
         """Make the versions and aliases that ``moves`` (the ledger's entries) name, with the same numbers, where MLflow lacks them.

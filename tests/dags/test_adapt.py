@@ -40,7 +40,7 @@ def run(airflow_database, home, tmp_path, monkeypatch):
         dag = DagBag(str(ROOT / "dags" / "lfm_adapt.py")).dags["lfm_adapt"]
         for task in dag.tasks:
             task.retries = 0
-        done = dag.test(run_conf={"general": None, "gate_must_not_regress": [], **conf})
+        done = dag.test(run_conf={"general": None, "gate_must_not_regress": [], "promote_approval": "never", **conf})
         records = Store.open(settings().store).records()
         by_task = {r["airflow"]["task_id"]: r for _, r in records if (r.get("airflow") or {}).get("run_id") == done.run_id}
         return str(getattr(done.state, "value", done.state)), by_task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -40,6 +41,52 @@ def test_every_param_has_a_type_and_a_description(dagbag):
             schema = dag.params.get_param(name).schema
             assert "type" in schema or "enum" in schema, f"{dag.dag_id}.{name}"
             assert dag.params.get_param(name).description, f"{dag.dag_id}.{name}"
+
+
+def test_every_field_has_a_title_and_a_section(dagbag):
+    for dag in dagbag.dags.values():
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            assert schema.get("title") and schema.get("section"), f"{dag.dag_id}.{name}"
+            assert set(schema.get("values_display", {})) <= set(schema.get("enum") or schema.get("examples", ())), f"{dag.dag_id}.{name}"
+
+
+def test_aliases_are_moved_by_one_run_at_a_time(dagbag):
+    serial = {dag.dag_id for dag in dagbag.dags.values() if dag.max_active_runs == 1}
+    assert {"lfm_retrain", "lfm_promote", "lfm_rollback", "lfm_maintain"} <= serial
+
+
+def test_retraining_begins_with_the_next_date_and_can_be_backfilled(dagbag):
+    import pendulum
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(dagbag.dags["lfm_retrain"]))
+    first = dag.timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, False))
+    assert first.run_after > pendulum.now("UTC")
+    between = dag.iter_dagrun_infos_between(pendulum.datetime(2026, 3, 1), pendulum.datetime(2026, 3, 22))
+    assert [info.logical_date.to_date_string() for info in between] == ["2026-03-02", "2026-03-09", "2026-03-16"]
+
+
+def test_who_starts_what(dagbag):
+    retrain = dagbag.dags["lfm_retrain"]
+    assert (retrain.timetable.timetable.expression, retrain.timetable.asset_condition.objects[0].name) == ("0 3 * * 1", "lfm_dataset")
+    assert retrain.deadline[0].reference.reference_name == "DagRunQueuedAtDeadline"
+    assert dagbag.dags["lfm_evaluate"].timetable.asset_condition.objects[0].name == "lfm_model"
+    assert dagbag.dags["lfm_evaluate"].is_paused_upon_creation is True
+
+
+def test_a_dag_of_partitions_is_made_by_a_setting():
+    parse = f"import runpy; dag = runpy.run_path({str(ROOT / 'dags' / 'lfm_retrain.py')!r})['dag']"
+    code = f"{parse}; print(type(dag.timetable).__name__, dag.params['data'], dag.params['tune_rank'])"
+
+    def run(params):
+        environment = os.environ | {"LFM_RETRAIN_PARAMS": params}
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+    done = run('{"data": "s3://rows/{partition}/", "tune_rank": 4}')
+    assert done.stdout.splitlines()[-1] == "CronPartitionTimetable s3://rows/{partition}/ 4", done.stderr[-2000:]
+    assert "Unknown Param 'rank'" in run('{"rank": 4}').stderr
 
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)

@@ -61,12 +61,12 @@ def test_the_first_promotion_expects_no_version(tmp_path: Path) -> None:
     assert registry.asked[0][3] is None
 
 
-@pytest.mark.parametrize("said", ["reject", "ask"])
-def test_without_a_yes_nothing_moves_and_the_summary_says_why(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize(("said", "why"), [("reject", "The gate said reject."), ("ask", "The gate said ask, and no person has answered.")])
+def test_without_a_yes_nothing_moves_and_the_summary_says_why(tmp_path: Path, said: str, why: str) -> None:
     registry = Registry(("6", STRANGER))
     outcome = promote(tmp_path, registry, {"outcome": said, "reasons": ["Accuracy fell."]})
     assert registry.asked == []
-    assert (outcome.summary["moved"], outcome.summary["outcome"], outcome.summary["reasons"]) == (False, said, ["Accuracy fell."])
+    assert (outcome.summary["moved"], outcome.summary["outcome"], outcome.summary["reasons"]) == (False, said, [why, "Accuracy fell."])
 
 
 def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Retrain on a schedule or when data changed: the same steps as lfm_adapt, ended early where there is nothing new."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from lfm_tasks.assets import NEW_MODEL
+from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators.notify import failure_notifiers, retrain_deadline
+from lfm_tasks.operators.params import reference_param, step_params, with_defaults
+from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
+from lfm_tasks.operators.schedules import retrain_schedule
+from lfm_tasks.settings import settings
+
+HEAVY = {"pool": "cpu_heavy"}
+
+params = with_defaults(
+    {
+        "model": reference_param("models", "starter://smollm2-135m-instruct", "Model", "The model to adapt."),
+        "data": reference_param(
+            "data",
+            "starter://bbc-news",
+            "Data",
+            "Rows to learn from. `{partition}` in it stands for the run's partition key, the name of a snapshot.",
+        ),
+        "general": reference_param(
+            "data",
+            "starter://nyt-editorials",
+            "General text",
+            "Held-out text on which perplexity shows forgetting; empty for none.",
+            extra=["starter://nyt-editorials"],
+            optional=True,
+        ),
+        **step_params("prepare", defaults={"text_column": "text", "label_column": "label"}),
+        **step_params("tune"),
+        **step_params("evaluate"),
+        **promotion_params(model_name="bbc-topics"),
+    },
+    settings().retrain_params,
+)
+
+with DAG(
+    dag_id="lfm_retrain",
+    description="Retrain on a schedule or when data changed, and promote what is better",
+    doc_md=__doc__
+    + """
+**When.** By `LFM_RETRAIN_SCHEDULE` (a cron expression in UTC; the first run is the next one after unpausing), and whenever the
+asset *lfm_dataset* changes. Scheduled runs have the form's defaults; `LFM_RETRAIN_PARAMS` (a JSON object) sets others. With
+`{partition}` in the data, runs are scheduled by partition instead: the key is the day, and it names the snapshot.
+`airflow backfill create --dag-id lfm_retrain …` works.
+
+**Nothing new.** Unchanged data, config and code make the model that is in the step cache. If the gate has judged it on this data
+set before, and the question that it may have asked was answered, *novelty* says so and the rest is skipped: a success, in
+seconds. A model that a person rolled back does not come back in this way.
+
+**Late or failed.** A run that has not ended `LFM_RETRAIN_HOURS` after its queueing is reported, and so is a failure, by mail to
+`LFM_NOTIFY_EMAIL`.
+""",
+    schedule=retrain_schedule(params["data"].value),
+    catchup=False,
+    max_active_runs=1,
+    deadline=retrain_deadline(),
+    on_failure_callback=failure_notifiers(),
+    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
+    tags=["lfm", "tuning"],
+    params=params,
+) as dag:
+    prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
+    tune = TuneOperator(
+        task_id="tune", references={"model": "{model}"}, inputs={"dataset": prepare.output["dataset"]}, outlets=[NEW_MODEL], **HEAVY
+    )
+    novelty = NoveltyOperator(task_id="novelty", inputs={"model": tune.output["model"], "dataset": prepare.output["dataset"]})
+
+    prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
+    held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
+    measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **HEAVY}
+    evaluate_champion = EvaluateOperator(
+        task_id="evaluate_champion",
+        references={"model": ["models:/{promote_model_name}@{promote_alias}", "{model}"]},
+        inputs=held_out,
+        **measured,
+    )
+    evaluate_challenger = EvaluateOperator(task_id="evaluate_challenger", inputs={"model": tune.output["model"], **held_out}, **measured)
+    promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], tune.output["model"])
+    finish = FinishRunOperator(task_id="finish")
+
+    novelty >> prepare_general >> [evaluate_champion, evaluate_challenger]
+    promote >> finish.as_teardown()

@@ -1,0 +1,29 @@
+"""The way from an evaluation to an alias, as several DAGs go it: gate, question, answer, promotion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lfm_tasks.operators.approve import ApproveOperator, AskOperator
+from lfm_tasks.operators.base import StepOperator
+from lfm_tasks.operators.params import step_params
+from lfm_tasks.operators.steps import GateOperator, PromoteOperator
+
+
+def promotion_params(**defaults: Any) -> dict[str, Any]:
+    """The form of :func:`decide_and_promote`; ``defaults`` are those of the step *promote*."""
+    return {**step_params("gate"), **step_params("promote", defaults=defaults)}
+
+
+def decide_and_promote(challenger: Any, champion: Any, model: Any = None, references: dict[str, str] | None = None) -> StepOperator:
+    """Wire the tasks ``gate``, ``ask``, ``approve`` and ``promote``; returns the last.
+
+    :param challenger: report of the challenger; ``champion``: of the champion.
+    :param model: the challenger's own address, or None where ``references`` names it.
+    """
+    gate = GateOperator(task_id="gate", inputs={"challenger": challenger, "champion": champion})
+    ask = AskOperator(task_id="ask", gate=gate.output)
+    decision = gate.output["decision"]
+    approve = ApproveOperator(task_id="approve", answer=ask.output, inputs={"decision": decision}, trigger_rule="none_failed")
+    inputs = {"decision": decision, "answer": approve.output["answer"], **({"model": model} if model is not None else {})}
+    return PromoteOperator(task_id="promote", inputs=inputs, references=references, trigger_rule="none_failed")
