@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_promote import CHALLENGER, CHAMPION, DECISION, STRANGER, Registry
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, InvalidInput
@@ -16,6 +15,7 @@ from lfm_tasks.promotion.config import ApproveConfig, PromoteConfig, needs_answe
 from lfm_tasks.promotion.promote import run as promote
 from lfm_tasks.settings import settings
 from lfm_tasks.step import Input
+from tests.promotion.test_promote import CHALLENGER, CHAMPION, DECISION, STRANGER, Registry
 
 YES = {
     "chosen": "approve",

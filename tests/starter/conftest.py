@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 
 import pytest
-from starter_packages import wheel
 
 from lfm_tasks.starter.catalogue import Starter
+from tests.starter.starter_packages import wheel
 
 NEWS = {"sports": ["The cup final.", "A late goal \xa315m."], "tech": ["A faster chip."]}
 

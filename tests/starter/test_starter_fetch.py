@@ -8,12 +8,12 @@ import sys
 import zipfile
 
 import pytest
-from starter_packages import tar, wheel
 
 from lfm_tasks.errors import IntegrityError, InvalidInput, ReferenceRefused, Unavailable
 from lfm_tasks.starter.catalogue import STARTERS, find_starter
 from lfm_tasks.starter.convert import CONVERTERS
 from lfm_tasks.starter.fetch import extract, fetch
+from tests.starter.starter_packages import tar, wheel
 
 
 def test_fetch_verifies_and_keeps_the_file(toy_news, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tracking_records import make_record
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import InvalidInput
@@ -18,6 +17,7 @@ from lfm_tasks.settings import Settings
 from lfm_tasks.tracking.differences import diff
 from lfm_tasks.tracking.index import LineageIndex
 from tests.reported import write_report
+from tests.tracking.tracking_records import make_record
 
 Commit = Callable[..., Artifact]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tracking_records import make_record
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ReferenceRefused
 from lfm_tasks.tracking.index import LineageIndex
 from lfm_tasks.tracking.lineage import Graph
+from tests.tracking.tracking_records import make_record
 
 Commit = Callable[..., Artifact]
 

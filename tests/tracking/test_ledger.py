@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from ledger_rivals import die_between_ledger_and_alias, rival
 from mlflow import MlflowClient
 
 from lfm_tasks.artifacts.hashing import sha256_bytes
@@ -27,6 +26,7 @@ from lfm_tasks.step import Input, Move
 from lfm_tasks.tracking.chain import FIRST
 from lfm_tasks.tracking.ledger import MOVES, Ledger
 from lfm_tasks.tracking.tracker import Tracker
+from tests.tracking.ledger_rivals import die_between_ledger_and_alias, rival
 
 Commit = Callable[..., Artifact]
 

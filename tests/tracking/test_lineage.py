@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tracking_records import make_record
 
 from lfm_tasks.errors import ReferenceRefused
 from lfm_tasks.tracking.lineage import Graph
+from tests.tracking.tracking_records import make_record
 
 
 def artifact(kind: str, letter: str) -> SimpleNamespace:

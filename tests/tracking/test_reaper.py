@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tracking_records import make_record
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import TrackingUnavailable
@@ -21,6 +20,7 @@ from lfm_tasks.settings import Settings
 from lfm_tasks.tracking import rest
 from lfm_tasks.tracking.reaper import reap
 from lfm_tasks.tracking.tracker import Tracker
+from tests.tracking.tracking_records import make_record
 
 
 @pytest.fixture

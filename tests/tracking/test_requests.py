@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.utils import rest_utils
-from tracking_records import make_record
 
 from lfm_tasks.artifacts.file_backend import FileBackend
 from lfm_tasks.artifacts.store import Store
@@ -18,6 +17,7 @@ from lfm_tasks.step import Input
 from lfm_tasks.tracking.ledger import Ledger
 from lfm_tasks.tracking.mlflow_connection import Connection
 from lfm_tasks.tracking.tracker import Tracker
+from tests.tracking.tracking_records import make_record
 
 
 class RemoteBackend(FileBackend):

@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tracking_records import make_record
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, Conflict, IntegrityError, InvalidInput, ReferenceRefused
 from lfm_tasks.promotion.config import RollbackConfig
 from lfm_tasks.promotion.rollback import run, version_of
 from lfm_tasks.step import Input, Verdict
+from tests.tracking.tracking_records import make_record
 
 
 @pytest.fixture

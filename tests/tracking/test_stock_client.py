@@ -11,7 +11,6 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from tracking_records import make_record
 from transformers import AutoModelForCausalLM
 
 from lfm_tasks.artifacts.hashing import sha256_file
@@ -21,6 +20,7 @@ from lfm_tasks.settings import Settings
 from lfm_tasks.step import Input
 from lfm_tasks.tracking.tracker import Tracker
 from tests.toys import make_llama, make_tokenizer
+from tests.tracking.tracking_records import make_record
 
 CLIENT = """
 import sys

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
-from tracking_records import make_record
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import ConfigError, InvalidInput, TrackingUnavailable
@@ -21,6 +20,7 @@ from lfm_tasks.settings import Settings
 from lfm_tasks.step import Input
 from lfm_tasks.tracking.sync import sync_records
 from lfm_tasks.tracking.tracker import Tracker
+from tests.tracking.tracking_records import make_record
 
 Commit = Callable[..., Artifact]
 
