@@ -47,6 +47,7 @@ def people():
     root = Path(tempfile.mkdtemp(prefix="lfm-operate-"))
     write_inputs(root / "data")
     write_dags(root / "dags")
+    toy = Live(None, root / "data", None)
     before, plain = dict(os.environ), components.common_environment
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:admin"}
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -59,6 +60,7 @@ def people():
             LFM_NOTIFY_EMAIL="ann@localhost",
             LFM_RETRAIN_HOURS="0.002",
             LFM_RETRAIN_SCHEDULE="0 0 29 2 *",
+            LFM_RETRAIN_PARAMS=json.dumps(toy.conf(promote_approval="never", promote_model_name="retrained")),
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection(),
             OMP_NUM_THREADS="1",
         )
@@ -238,16 +240,24 @@ def test_every_model_of_a_sweep_is_evaluated_by_its_event(people, model):
     assert model in evaluated(), "the model of lfm_adapt was announced too"
 
 
-def test_a_late_retraining_run_is_reported(people, model):
+def test_retraining_is_reported_when_late_and_finds_nothing_new_when_data_changed_in_name_only(people, model):
     live, admin, _, mail = people
-    conf = live.conf(promote_approval="never", promote_model_name="retrained")
-    run_id = admin.trigger("lfm_retrain", conf)
+    run_id = admin.trigger("lfm_retrain", {})
     assert live.wait(run_id, 300, "lfm_retrain") == "success"
     wait_until(lambda: any("is late" in subject for subject in mail.subjects), 120, mail.subjects)
     between = {"dag_id": "lfm_retrain", "from_date": "2023-01-01T00:00:00Z", "to_date": "2026-01-01T00:00:00Z"}
-    planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": conf})["backfills"]
+    planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": {}})["backfills"]
     assert [one["logical_date"][:10] for one in planned] == ["2024-02-29"], "a backfill of the one 29th of February"
-    again = admin.trigger("lfm_retrain", conf)
+    asset = next(one for one in admin.get("assets?limit=100")["assets"] if one["name"] == "lfm_dataset")
+    admin._call("POST", "assets/events", {"asset_id": asset["id"], "extra": {}})
+
+    def by_asset():
+        return [
+            run["dag_run_id"] for run in admin.get("dags/lfm_retrain/dagRuns?limit=100")["dag_runs"] if run["run_type"] == "asset_triggered"
+        ]
+
+    wait_until(by_asset, 60, "the changed data set started no run")
+    again = by_asset()[0]
     assert live.wait(again, 200, "lfm_retrain") == "success"
     assert task(admin, again, "promote", "lfm_retrain")["state"] == "skipped"
     assert live.records(again)["novelty"]["summary"]["new"] is False
