@@ -102,7 +102,11 @@ def _run_path(dag_id: str, run_id: str) -> str:
 
 
 def _line(entry: Any) -> str:
-    return entry if isinstance(entry, str) else str(entry.get("event", ""))
+    """One entry of a task's log; what it says of an exception is the exception's own words."""
+    if isinstance(entry, str):
+        return entry
+    raised = [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or ()]
+    return "\n".join([str(entry.get("event", "")), *raised])
 
 
 def _detail(answer: requests.Response) -> str:
