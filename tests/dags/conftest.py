@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -64,9 +63,10 @@ def run_dag(dagbag, home, tmp_path, monkeypatch) -> Callable[..., tuple[str, dic
                 task.partial_kwargs["retries"] = 0
             else:
                 task.retries = 0
-        params = copy.deepcopy(dag.params)
+        defaults = {name: dag.params.get_param(name).value for name in dag.params}
         done = dag.test(run_conf=conf, **arguments)
-        dag.params = params  # dag.test() leaves its conf there
+        for name, value in defaults.items():  # dag.test() leaves its conf in the DAG's Param objects
+            dag.params.get_param(name).value = value
         records = [r for _, r in Store.open(settings().store).records() if (r.get("airflow") or {}).get("run_id") == done.run_id]
         states = {f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in done.get_task_instances()}
         return str(getattr(done.state, "value", done.state)), states, sorted(records, key=lambda record: record["started"])
