@@ -48,7 +48,10 @@ DECISION = {"gate_must_not_regress": [], "promote_model_name": "toy", "promote_a
 
 @pytest.fixture
 def run_dag(dagbag, home, tmp_path, monkeypatch) -> Callable[..., tuple[str, dict[str, str], list[dict[str, Any]]]]:
-    """``run_dag(dag_id, conf, **arguments of dag.test)``: the run's state, the states of its tasks, and its records."""
+    """``run_dag(dag_id, conf, **arguments of dag.test)``: the run's state, the states of its tasks, and its records.
+
+    dag.test() leaves its conf in the DAG's Params: name every Param that a test depends on.
+    """
     from lfm_tasks.settings import settings
 
     monkeypatch.setenv("LFM_ALLOWED_PREFIXES", f"file://{tmp_path}")
@@ -63,10 +66,7 @@ def run_dag(dagbag, home, tmp_path, monkeypatch) -> Callable[..., tuple[str, dic
                 task.partial_kwargs["retries"] = 0
             else:
                 task.retries = 0
-        defaults = {name: dag.params.get_param(name).value for name in dag.params}
         done = dag.test(run_conf=conf, **arguments)
-        for name, value in defaults.items():  # dag.test() leaves its conf in the DAG's Param objects
-            dag.params.get_param(name).value = value
         records = [r for _, r in Store.open(settings().store).records() if (r.get("airflow") or {}).get("run_id") == done.run_id]
         states = {f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in done.get_task_instances()}
         return str(getattr(done.state, "value", done.state)), states, sorted(records, key=lambda record: record["started"])
