@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -207,7 +208,10 @@ def test_a_scheduler_killed_while_a_question_waits_loses_neither_question_nor_an
     run_id = ask("killed")
     supervisor = live.stack.supervisor
     scheduler = next(one for one in supervisor.running if one.component.name == "airflow-scheduler")
-    scheduler.process.kill()
+    # With its workers, as a container or a unit of systemd goes down: they have its database connections, and an orphan among
+    # them would keep the scheduler's lock in PostgreSQL.
+    for process in [*psutil.Process(scheduler.process.pid).children(recursive=True), scheduler.process]:
+        process.kill()
     scheduler.process.wait(20)
     supervisor.running.remove(scheduler)
     answer(bob, run_id, "Approve", "While it was down.")
