@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from lfm_tasks.assets import NEW_DATASET, NEW_MODEL
+from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
@@ -47,7 +47,7 @@ Every unchanged step is answered from the step cache and says so. Results are in
         **promotion_params(model_name="bbc-topics"),
     },
 ) as dag:
-    prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, outlets=[NEW_DATASET], **HEAVY)
+    prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     tune = TuneOperator(
         task_id="tune", references={"model": "{model}"}, inputs={"dataset": prepare.output["dataset"]}, outlets=[NEW_MODEL], **HEAVY

@@ -47,9 +47,10 @@ with DAG(
     doc_md=__doc__
     + """
 **When.** By `LFM_RETRAIN_SCHEDULE` (a cron expression in UTC; the first run is the next one after unpausing), and whenever the
-asset *lfm_dataset* changes. Scheduled runs have the form's defaults; `LFM_RETRAIN_PARAMS` (a JSON object) sets others. With
-`{partition}` in the data, runs are scheduled by partition instead: the key is the day, and it names the snapshot.
-`airflow backfill create --dag-id lfm_retrain …` works.
+asset *lfm_dataset* changes: a DAG that brings in data says so with `outlets=[DATASET]`, or `[NEW_DATASET]` on its *prepare*.
+Such runs have the form's defaults; `LFM_RETRAIN_PARAMS` (a JSON object) sets others. With `{partition}` in the data, runs are
+scheduled by partition instead: the key is the day, and it names the snapshot. `airflow backfill create --dag-id lfm_retrain …`
+works.
 
 **Nothing new.** Unchanged data, config and code make the model that is in the step cache. If the gate has judged it on this data
 set before, and the question that it may have asked was answered, *novelty* says so and the rest is skipped: a success, in

@@ -85,7 +85,7 @@ def test_one_model_of_the_form_is_evaluated(run_dag, toy):
 
 
 def test_without_a_model_the_form_says_what_is_missing(run_dag, toy, capfd, caplog):
-    state, states, _ = run_dag("lfm_evaluate", {})
+    state, states, _ = run_dag("lfm_evaluate", {"model": None, "data": None})
     output = capfd.readouterr()
     assert state == "failed" and states["models"] == "failed"
     assert "Give a model and data to evaluate it on" in output.out + output.err + caplog.text

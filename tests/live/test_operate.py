@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -47,6 +48,7 @@ def people():
     root = Path(tempfile.mkdtemp(prefix="lfm-operate-"))
     write_inputs(root / "data")
     write_dags(root / "dags")
+    toy = Live(None, root / "data", None)
     before, plain = dict(os.environ), components.common_environment
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:admin"}
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -59,6 +61,7 @@ def people():
             LFM_NOTIFY_EMAIL="ann@localhost",
             LFM_RETRAIN_HOURS="0.002",
             LFM_RETRAIN_SCHEDULE="0 0 29 2 *",
+            LFM_RETRAIN_PARAMS=json.dumps(toy.conf(promote_approval="never", promote_model_name="retrained")),
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection(),
             OMP_NUM_THREADS="1",
         )
@@ -171,11 +174,11 @@ def test_approving_ones_own_run_is_refused_and_the_question_put_again(people, as
     run_id = ask("own")
     answer(admin, run_id, "Approve")
     waits(admin, run_id, number=2)
-    log = "\n".join(admin.task_log("lfm_promote", run_id, "ask", 1))
-    assert "admin started this run and may not approve it" in log and "The question is asked again" in log
     answer(bob, run_id, "Approve")
     assert live.wait(run_id, 200, "lfm_promote") == "success"
     assert promotion(live, run_id)["approved_by"] == "bob"
+    log = "\n".join(admin.task_log("lfm_promote", run_id, "ask", 1))
+    assert "admin started this run and may not approve it" in log and "The question is asked again" in log
 
 
 def test_a_no_is_on_record_and_moves_nothing(people, ask):
@@ -205,7 +208,10 @@ def test_a_scheduler_killed_while_a_question_waits_loses_neither_question_nor_an
     run_id = ask("killed")
     supervisor = live.stack.supervisor
     scheduler = next(one for one in supervisor.running if one.component.name == "airflow-scheduler")
-    scheduler.process.kill()
+    # With its workers, as a container or a unit of systemd goes down: they have its database connections, and an orphan among
+    # them would keep the scheduler's lock in PostgreSQL.
+    for process in [*psutil.Process(scheduler.process.pid).children(recursive=True), scheduler.process]:
+        process.kill()
     scheduler.process.wait(20)
     supervisor.running.remove(scheduler)
     answer(bob, run_id, "Approve", "While it was down.")
@@ -238,16 +244,24 @@ def test_every_model_of_a_sweep_is_evaluated_by_its_event(people, model):
     assert model in evaluated(), "the model of lfm_adapt was announced too"
 
 
-def test_a_late_retraining_run_is_reported(people, model):
+def test_retraining_is_reported_when_late_and_finds_nothing_new_when_data_changed_in_name_only(people, model):
     live, admin, _, mail = people
-    conf = live.conf(promote_approval="never", promote_model_name="retrained")
-    run_id = admin.trigger("lfm_retrain", conf)
+    run_id = admin.trigger("lfm_retrain", {})
     assert live.wait(run_id, 300, "lfm_retrain") == "success"
     wait_until(lambda: any("is late" in subject for subject in mail.subjects), 120, mail.subjects)
     between = {"dag_id": "lfm_retrain", "from_date": "2023-01-01T00:00:00Z", "to_date": "2026-01-01T00:00:00Z"}
-    planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": conf})["backfills"]
+    planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": {}})["backfills"]
     assert [one["logical_date"][:10] for one in planned] == ["2024-02-29"], "a backfill of the one 29th of February"
-    again = admin.trigger("lfm_retrain", conf)
+    asset = next(one for one in admin.get("assets?limit=100")["assets"] if one["name"] == "lfm_dataset")
+    admin._call("POST", "assets/events", {"asset_id": asset["id"], "extra": {}})
+
+    def by_asset():
+        return [
+            run["dag_run_id"] for run in admin.get("dags/lfm_retrain/dagRuns?limit=100")["dag_runs"] if run["run_type"] == "asset_triggered"
+        ]
+
+    wait_until(by_asset, 60, "the changed data set started no run")
+    again = by_asset()[0]
     assert live.wait(again, 200, "lfm_retrain") == "success"
     assert task(admin, again, "promote", "lfm_retrain")["state"] == "skipped"
     assert live.records(again)["novelty"]["summary"]["new"] is False
