@@ -25,12 +25,12 @@ class FindModelsOperator(BaseOperator):
     template_fields = ("dataset",)
 
     def __init__(self, *, dataset: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(inlets=[MODEL], **kwargs)
         self.dataset = dataset
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
-        events = [event.extra for asset, found in context["triggering_asset_events"].items() if asset.name == MODEL.name for event in found]
+        events = events_of(context)
         try:
             check_params(params, context["dag"].params)
             if not events:
@@ -44,6 +44,19 @@ class FindModelsOperator(BaseOperator):
             self.log.info(line)
         self.log.info("%d events name %d models to evaluate", len(events), len(found))
         return found
+
+
+def events_of(context: Context) -> list[Mapping[str, Any]]:
+    """What the triggering events say, and all events since the first of them; empty for a run that no event started.
+
+    Airflow queues a DAG once, with the time of the first event. Events that come between that time and the start of the run (the
+    run before may last) are neither given to this run nor do they start another.
+    """
+    given = [event for asset, found in context["triggering_asset_events"].items() if asset.name == MODEL.name for event in found]
+    if not given:
+        return []
+    first = min(event.timestamp for event in given)
+    return [event.extra for event in [*given, *context["inlet_events"][MODEL].after(first.isoformat())]]
 
 
 def of_form(params: Mapping[str, Any], dataset: str | None) -> dict[str, str]:

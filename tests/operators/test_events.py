@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from lfm_tasks.assets import MODEL, NEW_DATASET, NEW_MODEL
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.operators.events import announce
-from lfm_tasks.operators.produced import of_events, of_form
+from lfm_tasks.operators.produced import events_of, of_events, of_form
 from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.steps import STEPS
 
@@ -67,6 +69,20 @@ def test_every_event_is_evaluated_on_the_data_of_its_own_record_and_each_model_o
     found, left_out = of_events(events, records.__getitem__)
     assert found == [{"model": "sha256:a", "dataset": "sha256:d1"}, {"model": "sha256:b", "dataset": "sha256:d2"}]
     assert len(left_out) == 3 and "model sha256:c was made without a prepared data set" in left_out[0]
+
+
+def test_events_that_came_while_the_run_was_queued_are_not_lost():
+    def event(minute, sha256):
+        return SimpleNamespace(timestamp=datetime(2026, 11, 24, 12, minute, tzinfo=UTC), extra={"sha256": sha256})
+
+    class Inlet(list):
+        def after(self, time):
+            return [one for one in self if one.timestamp >= datetime.fromisoformat(time)]
+
+    known = Inlet([event(1, "old"), event(2, "a"), event(3, "b")])
+    context = {"triggering_asset_events": {MODEL: [known[1]]}, "inlet_events": {MODEL: known}}
+    assert [extra["sha256"] for extra in events_of(context)] == ["a", "a", "b"]
+    assert events_of(context | {"triggering_asset_events": {}}) == []
 
 
 @pytest.mark.parametrize(("params", "dataset"), [({"model": None}, "sha256:d"), ({"model": "starter://x"}, "")])
