@@ -25,6 +25,7 @@ HEADLINES = (
     "validation_loss_best",
     "train_loss_final",
     "loss",
+    "rows/kept",
     "rows",
     "moved",
 )
