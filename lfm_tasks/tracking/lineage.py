@@ -26,7 +26,6 @@ HEADLINES = (
     "train_loss_final",
     "loss",
     "rows/kept",
-    "rows",
     "moved",
 )
 
