@@ -61,10 +61,11 @@ def run(config: CollectConfig, inputs: Mapping[str, Input], context: RunningCont
 def survey(store: Store, tracker: Tracker, keep: timedelta) -> Survey:
     """Look at every artifact. Nothing is changed."""
     snapshot, since = Snapshot.of(store), datetime.now(UTC) - keep
-    kept, used = reachable(snapshot, _aliased(tracker)), last_use(snapshot)
-    free = []
+    reached, used = reachable(snapshot, _aliased(tracker)), last_use(snapshot)
+    kept, free = {}, []
     for _, address in store.artifacts():
-        if address in kept:
+        if address in reached:
+            kept[address] = reached[address]
             continue
         artifact = store.find(address)
         written = store.backend.modified(f"artifacts/{artifact.kind}/{address}/{MANIFEST}") or datetime.now(UTC)

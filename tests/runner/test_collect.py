@@ -82,6 +82,8 @@ def world(home: Path, tmp_path: Path) -> World:
 
 def test_free_is_exactly_what_no_alias_no_ledger_entry_and_no_evidence_was_made_from(world: World) -> None:
     assert world.free() == {world.models["lost"].sha256, world.data["lost"].sha256}
+    found = survey(world.store, world.tracker, timedelta(days=1))
+    assert found.kept.keys() | world.free() == {address for _, address in world.store.artifacts()}
 
 
 def test_what_an_alias_names_is_kept_whoever_set_it(world: World) -> None:
