@@ -26,11 +26,16 @@ def resolve(target: str) -> Any:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a step accepts under one input name."""
+    """What a step accepts under one input name.
+
+    ``refuse_revoked`` refuses what descends from a revoked artifact. Of a step with such inputs, the others are only what
+    it compares with: a mark does not go through them.
+    """
 
     kinds: tuple[Kind, ...]
     description: str
     required: bool = True
+    refuse_revoked: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     interpreter: str = Field(sys.executable, description="Python that runs the steps.")
     launcher: str = Field("python", description="How a step is started: python, torchrun or accelerate.")
     launcher_args: str = Field("", description="Arguments of the launcher, split as a shell splits words.")
+    price_cpu_hour: float = Field(0.0, ge=0, description="Price of a CPU hour; 0 means that it costs nothing.")
+    price_device_hour: float = Field(0.0, ge=0, description="Price of an hour of one accelerator.")
+    price_gib: float = Field(0.0, ge=0, description="Price of a GiB that is read from or written to the store.")
+    currency: str = Field("", max_length=8, description="Currency of the prices, e.g. EUR.")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 leaves the choice to torch.")
 
     @property

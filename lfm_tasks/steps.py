@@ -56,7 +56,7 @@ STEPS.add(
         config="lfm_tasks.promotion.config:GateConfig",
         run="lfm_tasks.promotion.gate:run",
         inputs={
-            "challenger": InputSpec(("report",), "Evaluation of the challenger."),
+            "challenger": InputSpec(("report",), "Evaluation of the challenger.", refuse_revoked=True),
             "champion": InputSpec(("report",), "Evaluation of the champion, on the same samples."),
         },
         outputs={"decision": "report"},
@@ -70,8 +70,8 @@ STEPS.add(
         config="lfm_tasks.promotion.config:PromoteConfig",
         run="lfm_tasks.promotion.promote:run",
         inputs={
-            "model": InputSpec(("model",), "Model to register."),
-            "decision": InputSpec(("report",), "The gate's decision."),
+            "model": InputSpec(("model",), "Model to register.", refuse_revoked=True),
+            "decision": InputSpec(("report",), "The gate's decision.", refuse_revoked=True),
         },
         outputs={},
         code=("lfm_tasks.promotion",),

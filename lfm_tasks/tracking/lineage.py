@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,22 @@ from lfm_tasks.errors import ReferenceRefused
 
 Direction = Literal["ancestors", "descendants"]
 SHORT = 12
+HEADLINES = (
+    "choice/accuracy",
+    "classification/accuracy",
+    "generation/exact_match",
+    "completion/perplexity",
+    "text/perplexity",
+    "general/perplexity",
+    "accuracy",
+    "macro_f1",
+    "perplexity",
+    "validation_loss_best",
+    "train_loss_final",
+    "loss",
+    "rows",
+    "moved",
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,9 @@ class Edge:
     source: str
     target: str
     name: str
+
+
+Follow = Callable[[Edge], bool]
 
 
 @dataclass
@@ -42,24 +61,59 @@ class Graph:
 
     @classmethod
     def from_records(cls, records: Iterable[tuple[str, Mapping[str, Any]]]) -> Graph:
-        """Cache hits are nodes of their own: they made nothing new, and say which record did."""
+        """The graph of ``records``, each given with its address."""
         graph = cls()
         for address, record in sorted(records, key=lambda item: (item[1]["started"], item[0])):
-            graph.records[address] = record
-            graph.hits[record["cache"].get("record")] += 1
-            for name, given in record["inputs"].items():
-                graph._join(given["sha256"], given["kind"], Edge(given["sha256"], address, name))
-            for name, made in record["outputs"].items():
-                graph._join(made["sha256"], made["kind"], Edge(address, made["sha256"], name))
+            graph.add(address, record)
         return graph
 
-    def ancestors(self, address: str) -> set[str]:
-        """Every artifact and record that ``address`` was made from."""
-        return self._reach(address, "ancestors")
+    def add(self, address: str, record: Mapping[str, Any]) -> None:
+        """Add one record. A cache hit is a node of its own: it made nothing new, and says which record did."""
+        self.records[address] = record
+        self.hits[record["cache"].get("record")] += 1
+        for name, given in record["inputs"].items():
+            self._join(given["sha256"], given["kind"], Edge(given["sha256"], address, name))
+            if base := given.get("base_sha256"):
+                self._join(base, "model", Edge(base, address, f"{name} (base)"))
+        for name, made in record["outputs"].items():
+            self._join(made["sha256"], made["kind"], Edge(address, made["sha256"], name))
 
-    def descendants(self, address: str) -> set[str]:
-        """Every artifact and record that was made from ``address``."""
-        return self._reach(address, "descendants")
+    def ancestors(self, *addresses: str, follow: Follow = lambda edge: True) -> set[str]:
+        """Every artifact and record that ``addresses`` were made from, along the edges that ``follow`` lets through."""
+        return self._reach(addresses, "ancestors", follow)
+
+    def descendants(self, *addresses: str, follow: Follow = lambda edge: True) -> set[str]:
+        """Every artifact and record that was made from ``addresses``, along the edges that ``follow`` lets through."""
+        return self._reach(addresses, "descendants", follow)
+
+    def path(self, source: str, target: str) -> list[str]:
+        """Artifacts and records on a shortest way from ``source`` to what was made from it; empty where there is none."""
+        before: dict[str, str] = {source: ""}
+        waiting = deque([source])
+        while waiting and target not in before:
+            node = waiting.popleft()
+            for edge in self.out_of.get(node, ()):
+                if edge.target not in before and not self._is_hit(edge.target):
+                    before[edge.target] = node
+                    waiting.append(edge.target)
+        found, node = [], target if target in before else ""
+        while node:
+            found.append(node)
+            node = before[node]
+        return found[::-1]
+
+    def neighbours(self, node: str, direction: Direction) -> list[str]:
+        """What is one edge away, newest first. Cache hits are left out: they stand for the record that did the work."""
+        if direction == "ancestors":
+            found = [edge.source for edge in self.into.get(node, ())]
+        else:
+            found = [edge.target for edge in self.out_of.get(node, ())]
+        return list(dict.fromkeys(other for other in reversed(found) if not self._is_hit(other)))
+
+    def worker(self, record: str) -> str:
+        """The record that did the work: ``record`` itself, unless it is a cache hit."""
+        made = self.records[record]["cache"].get("record") if self._is_hit(record) else None
+        return made if made in self.records else record
 
     def find(self, prefix: str) -> str:
         """The one address that begins with ``prefix`` (with or without ``sha256:``)."""
@@ -72,13 +126,13 @@ class Graph:
 
     def maker(self, artifact: str) -> str | None:
         """The record that first made the artifact: the earliest that was no cache hit."""
-        makers = [edge.source for edge in self.into[artifact]]
-        return next((address for address in makers if not self.records[address]["cache"]["hit"]), next(iter(makers), None))
+        makers = [(self._is_hit(edge.source), self.records[edge.source]["started"], edge.source) for edge in self.into.get(artifact, ())]
+        return min(makers)[2] if makers else None
 
     def to_json(self, address: str, direction: Direction = "ancestors", labels: Mapping[str, str] | None = None) -> dict[str, Any]:
         """``{"root", "direction", "nodes", "edges"}`` of the part that :meth:`ancestors` or :meth:`descendants` reaches."""
-        inside = self._reach(address, direction) | {address}
-        edges = [edge for node in sorted(inside) for edge in self.into[node] if edge.source in inside]
+        inside = self._reach([address], direction) | {address}
+        edges = [edge for node in sorted(inside) for edge in self.into.get(node, ()) if edge.source in inside]
         return {
             "root": address,
             "direction": direction,
@@ -108,14 +162,16 @@ class Graph:
     def _shown_edges(self, node: str, direction: Direction) -> list[Edge]:
         """A tree shows one maker of an artifact; the graph keeps them all."""
         if direction == "descendants":
-            return [edge for edge in self.out_of[node] if not self._is_hit(edge.target)]
+            return [edge for edge in self.out_of.get(node, ()) if not self._is_hit(edge.target)]
         if node in self.artifacts:
             maker = self.maker(node)
-            return [edge for edge in self.into[node] if edge.source == maker][:1]
-        return self.into[node]
+            return [edge for edge in self.into.get(node, ()) if edge.source == maker][:1]
+        return self.into.get(node, [])
 
     def _is_hit(self, node: str) -> bool:
-        return node in self.records and self.records[node]["cache"]["hit"]
+        """True for a cache hit whose work is in this graph."""
+        record = self.records.get(node)
+        return record is not None and record["cache"]["hit"] and record["cache"]["record"] in self.records
 
     def _title(self, node: str, labels: Mapping[str, str]) -> str:
         if node in self.artifacts:
@@ -129,10 +185,7 @@ class Graph:
 
     @staticmethod
     def _measured(record: Mapping[str, Any]) -> list[str]:
-        """The few numbers a person looks for first."""
-        wanted = ("accuracy", "macro_f1", "perplexity", "loss", "train/loss", "validation/loss", "rows", "moved")
-        chosen = [name for name in wanted if name in record["metrics"]] or sorted(record["metrics"])
-        return [f"{name} {record['metrics'][name]:.4g}" for name in chosen[:2]]
+        return [f"{name} {record['metrics'][name]:.4g}" for name in headline(record)[:2]]
 
     def _node(self, node: str, labels: Mapping[str, str]) -> dict[str, Any]:
         if node in self.artifacts:
@@ -148,13 +201,21 @@ class Graph:
         self.out_of[edge.source].append(edge)
         self.into[edge.target].append(edge)
 
-    def _reach(self, address: str, direction: Direction) -> set[str]:
-        found: set[str] = set()
-        waiting = [address]
+    def _reach(self, addresses: Iterable[str], direction: Direction, follow: Follow = lambda edge: True) -> set[str]:
+        start = set(addresses)
+        found, waiting = set(start), list(start)
         while waiting:
             node = waiting.pop()
-            next_nodes = [e.source for e in self.into[node]] if direction == "ancestors" else [e.target for e in self.out_of[node]]
-            fresh = set(next_nodes) - found - {address}
+            if direction == "ancestors":
+                fresh = {edge.source for edge in self.into.get(node, ()) if follow(edge)} - found
+            else:
+                fresh = {edge.target for edge in self.out_of.get(node, ()) if follow(edge)} - found
             found |= fresh
             waiting += fresh
-        return found
+        return found - start
+
+
+def headline(record: Mapping[str, Any]) -> list[str]:
+    """Names of the record's metrics, those that a person looks for first at the beginning."""
+    metrics = record["metrics"]
+    return [name for name in HEADLINES if name in metrics] or sorted(metrics)
