@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from lfm_tasks.steps import STEPS
@@ -20,7 +21,7 @@ def carried(graph: Graph) -> Callable[[Edge], bool]:
             return True
         inputs = STEPS[record["step"]].inputs
         judged = [name for name, spec in inputs.items() if spec.refuse_revoked]
-        return not judged or edge.name.partition(" ")[0] in judged
+        return not judged or re.split(r"[ .]", edge.name)[0] in judged
 
     return follow
 
