@@ -1,4 +1,4 @@
-"""Two small requests to MLflow without MLflow: for a task that is being killed and has three seconds left. Light to import."""
+"""Small requests to MLflow without MLflow: for a task that is being killed and has three seconds left. Light to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from lfm_tasks.errors import TrackingUnavailable
 from lfm_tasks.tracking.filters import equals
@@ -61,6 +61,14 @@ def request(tracking_uri: str, path: str, body: dict[str, Any] | None, timeout: 
         raise TrackingUnavailable(f"MLflow answered {error.code} to {path.partition('?')[0]}.") from error
     except (OSError, ValueError) as error:
         raise TrackingUnavailable(f"MLflow did not answer to {path.partition('?')[0]} within {timeout:g} s: {error}.") from error
+
+
+def without_credentials(uri: str) -> str:
+    """``uri`` as it may be shown: no user, no password, no query."""
+    parts = urlsplit(uri)
+    if parts.scheme.startswith("sqlite"):
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _authorization() -> dict[str, str]:
