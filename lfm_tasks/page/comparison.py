@@ -7,7 +7,6 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from lfm_tasks.errors import InvalidInput, Unavailable
@@ -16,7 +15,6 @@ from lfm_tasks.runner.launcher import MODULE, child_environment
 from lfm_tasks.settings import Settings
 
 LONGEST_SECONDS = 300
-KEPT = 32
 MODELS = ("model", "adapter")
 _one_at_a_time = threading.BoundedSemaphore(1)
 
@@ -45,7 +43,6 @@ def _veiled(view: View, found: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "steps": steps, "steps_withheld": len(found["steps"]) - len(steps), "data": data}
 
 
-@lru_cache(maxsize=KEPT)
 def _computed(settings: Settings, first: str, second: str) -> dict[str, Any]:
     if not _one_at_a_time.acquire(timeout=30):
         raise Unavailable("Another comparison is being computed. Try again in a minute, or run `lfm diff` on a machine of yours.")

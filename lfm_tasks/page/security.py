@@ -6,7 +6,6 @@ requests of a page in Airflow's UI and not with those of a foreign page, and a s
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Any
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -22,10 +21,6 @@ class Reader:
     def __init__(self, user: Any) -> None:
         self._user = user
         self._known: dict[str | None, bool] = {}
-
-    @cached_property
-    def name(self) -> str:
-        return str(self._user.get_name())
 
     def may_read(self, dag_id: str | None) -> bool:
         """Whether the runs of this DAG may be read; None asks for runs in general, as for what no DAG has made."""
