@@ -60,6 +60,12 @@ class Conflict(LfmError):
     exit_code = 5
 
 
+class Revoked(LfmError):
+    """Something was made from a data set or a model that a person has revoked since."""
+
+    exit_code = 6
+
+
 class Unavailable(LfmError):
     """A service did not answer in time; the same job may succeed later."""
 

@@ -34,7 +34,7 @@ class StoreCheckpoints:
     """
 
     def __init__(self, store: Store, job_id: str, directory: Path) -> None:
-        self._backend = store.backend
+        self._store, self._backend = store, store.backend
         self._prefix = f"checkpoints/{job_id}"
         self._directory = directory
 
@@ -51,7 +51,8 @@ class StoreCheckpoints:
         with tempfile.TemporaryDirectory(prefix="save-", dir=self._directory) as written:
             write(Path(written))
             self._remove(step)
-            self._backend.put_tree(list_files(Path(written)), lambda entries: (self._at(step), _manifest(step, entries)))
+            entries = self._backend.put_tree(list_files(Path(written)), lambda entries: (self._at(step), _manifest(step, entries)))
+        self._store.bytes_written += sum(entry.size for entry in entries)
         self._forget_all_but(step)
 
     def clear(self) -> None:

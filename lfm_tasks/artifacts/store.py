@@ -6,7 +6,7 @@ The commit point of an artifact is its ``manifest.json``, written last: without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -36,8 +36,11 @@ class Artifact:
 
 
 class Store:
+    """``bytes_read`` and ``bytes_written`` count what this object moved: files of artifacts and checkpoints, and records."""
+
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.bytes_read = self.bytes_written = 0
 
     @classmethod
     def open(cls, uri: str) -> Store:
@@ -54,7 +57,9 @@ class Store:
             manifest = Manifest(kind=kind, files=entries)
             return _prefix(kind, manifest.address), manifest.to_bytes()
 
-        return self._artifact(Manifest(kind=kind, files=self.backend.put_tree(list_files(directory), place)))
+        manifest = Manifest(kind=kind, files=self.backend.put_tree(list_files(directory), place))
+        self.bytes_written += manifest.size
+        return self._artifact(manifest)
 
     def find(self, address: str) -> Artifact:
         """The artifact at ``address``; raises :class:`ReferenceRefused` where there is none."""
@@ -80,12 +85,14 @@ class Store:
             path = target / entry.path
             if not (path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256):
                 _check(artifact, entry, lambda key, path=path: self.backend.get_file(key, path))
+                self.bytes_read += entry.size
         return target
 
     def verify(self, artifact: Artifact) -> None:
         """Read every byte back and compare; raises :class:`IntegrityError` naming the first file that differs."""
         for entry in artifact.manifest.files:
             _check(artifact, entry, self.backend.sha256)
+            self.bytes_read += entry.size
 
     def sweep(self, older_than: timedelta = STALE) -> int:
         """Remove what killed writers have left in the store; return how many leftovers there were. Every commit does so too."""
@@ -98,12 +105,26 @@ class Store:
             if len(parts) == 4 and parts[3] == MANIFEST:
                 yield parts[1], parts[2]  # type: ignore[misc]
 
+    def put_code(self, files: Mapping[str, str]) -> None:
+        """Keep which files, {path: sha256}, a code digest stands for, so that a later one can be told from it file by file."""
+        data = code_listing(files)
+        key = f"code/{sha256_bytes(data)}.txt"
+        if not self.backend.exists(key):
+            self.backend.put_bytes(key, data)
+
+    def get_code(self, digest: str) -> dict[str, str]:
+        """The files of a code digest; empty where nobody kept them."""
+        data = self.backend.get_bytes(f"code/{digest}.txt") or b""
+        lines = data.decode().splitlines() if sha256_bytes(data) == digest else []
+        return dict(line.rsplit(" ", 1) for line in lines)
+
     # Records are content-addressed JSON; the cache maps a job's key to the record that answers it.
 
     def put_record(self, record: dict[str, Any]) -> str:
         data = canonical_json(record)
         address = sha256_bytes(data)
         self.backend.put_bytes(f"records/{address}.json", data)
+        self.bytes_written += len(data)
         return address
 
     def get_record(self, address: str) -> dict[str, Any]:
@@ -112,6 +133,7 @@ class Store:
             raise ReferenceRefused(f"There is no record {address} in {self.backend.uri}.")
         if sha256_bytes(data) != address:
             raise IntegrityError(f"Record {address} was changed after it was written.")
+        self.bytes_read += len(data)
         return json.loads(data)
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -130,6 +152,11 @@ class Store:
     def _artifact(self, manifest: Manifest) -> Artifact:
         address = manifest.address
         return Artifact(manifest.kind, address, manifest, f"{self.backend.uri}/{_prefix(manifest.kind, address)}")
+
+
+def code_listing(files: Mapping[str, str]) -> bytes:
+    """One line per file, path and SHA-256; the SHA-256 of this text is the code's digest."""
+    return "".join(f"{path} {sha256}\n" for path, sha256 in files.items()).encode()
 
 
 def _prefix(kind: Kind, address: str) -> str:

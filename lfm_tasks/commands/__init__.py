@@ -1,5 +1,5 @@
 """The commands of ``lfm``, a few to a module; each module adds its own options and imports what is heavy when called."""
 
-from lfm_tasks.commands import audit, jobs, machine
+from lfm_tasks.commands import jobs, ledger, lineage, machine, store
 
-COMMANDS = (jobs, audit, machine)
+COMMANDS = (jobs, lineage, ledger, store, machine)

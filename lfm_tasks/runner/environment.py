@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.store import code_listing
 from lfm_tasks.config import canonical_json
 
 # Packages whose version may change a step's numbers; a different patch release of Airflow does not.
@@ -21,15 +21,21 @@ NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors"
 @lru_cache(maxsize=32)
 def code_digest(packages: tuple[str, ...]) -> str:
     """SHA-256 over the Python sources of ``packages`` (dotted names), independent of where they are installed."""
-    digest = hashlib.sha256()
+    return sha256_bytes(code_listing(code_files(packages)))
+
+
+@lru_cache(maxsize=32)
+def code_files(packages: tuple[str, ...]) -> dict[str, str]:
+    """{path: sha256} of the Python sources of ``packages``, in the order in which they enter the digest."""
+    found = {}
     for package in sorted(packages):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(f"Package {package} of a step's code is not installed.")
         root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package}/{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+            found[f"{package}/{path.relative_to(root).as_posix()}"] = sha256_file(path)
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,27 +17,17 @@ from lfm_tasks.config import Config, canonical_json, parse_config
 from lfm_tasks.errors import AttemptKilled, IntegrityError, LfmError, ReferenceRefused, TrackingUnavailable
 from lfm_tasks.registry import Step
 from lfm_tasks.runner.context import RunningContext
-from lfm_tasks.runner.environment import code_digest, environment, git_commit
+from lfm_tasks.runner.environment import code_digest, code_files, environment, git_commit
 from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.runner.resolve import Resolved, Resolver
+from lfm_tasks.runner.revoked import refuse_revoked
 from lfm_tasks.runner.stopping import StopSignal
+from lfm_tasks.runner.usage import Usage
 from lfm_tasks.settings import Settings
 from lfm_tasks.step import Outcome
 from lfm_tasks.steps import STEPS
+from lfm_tasks.tracking.cost import seconds
 from lfm_tasks.tracking.tracker import Tracker
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Where the clocks stood."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> Usage:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return cls(time.monotonic(), sum(u.ru_utime + u.ru_stime for u in used))
 
 
 @dataclass(frozen=True)
@@ -64,10 +52,11 @@ def run_job(job: Job, settings: Settings, stop: StopSignal, opened: Callable[[st
     Raises what the step raises; the attempt is then closed as FAILED or KILLED. Raises :class:`TrackingUnavailable`
     before any work when MLflow does not answer, and after it (work and record are in the store) when it went away.
     """
-    started, usage = datetime.now(UTC), Usage.now()
+    started = datetime.now(UTC)
     step = STEPS[job.step]
     config = parse_config(step.config_class, job.config, where=f"config of step {step.name}")
     store = Store.open(settings.store)
+    usage = Usage.now(store)
     tracker = Tracker.open(settings, store)
     with _workdir(settings) as workdir:
         parent = tracker.parent(job.parent_key, job.parent_key, _parent_tags(job)) if job.parent_key else None
@@ -76,6 +65,7 @@ def run_job(job: Job, settings: Settings, stop: StopSignal, opened: Callable[[st
         try:
             resolver = Resolver(store, tracker, settings, workdir)
             inputs = resolver.resolve(step, job.inputs)
+            refuse_revoked(step, inputs, store, tracker.ledger)
             attempt = Attempt(job, settings.project, step, config, inputs, _cache_key(step, config, inputs), parent, run_id, started, usage)
             result = _from_cache(attempt, store, tracker) or _work(attempt, resolver, store, tracker, stop, workdir)
         except AttemptKilled as error:
@@ -98,7 +88,8 @@ def _work(attempt: Attempt, resolver: Resolver, store: Store, tracker: Tracker, 
         raise AttemptKilled("Stopped on request before the work began.")
     outcome: Outcome = attempt.step.function(attempt.config, opened, context)
     outputs = {name: store.commit(output.path, output.kind) for name, output in outcome.outputs.items()}
-    record = _record(attempt, outcome, {name: {"kind": a.kind, "sha256": a.sha256} for name, a in outputs.items()})
+    store.put_code(code_files(attempt.step.code))
+    record = _record(attempt, outcome, {name: {"kind": a.kind, "sha256": a.sha256} for name, a in outputs.items()}, store)
     address = store.put_record(record)
     if attempt.step.cached:
         store.put_cached(attempt.cache_key, address)
@@ -124,7 +115,7 @@ def _from_cache(attempt: Attempt, store: Store, tracker: Tracker) -> JobResult |
     print(f"cache hit: step {attempt.step.name} was done by run {made['mlflow']['run_id']} (record {address[:12]})", flush=True)
     outcome = Outcome(outputs={}, metrics=made["metrics"], summary=made["summary"])
     hit = {"hit": True, "record": address, "run_id": made["mlflow"]["run_id"]}
-    record = _record(attempt, outcome, made["outputs"]) | {"cache": hit}
+    record = _record(attempt, outcome, made["outputs"], store) | {"cache": hit, "saved": seconds(made)}
     address = store.put_record(record)
     _log(tracker, address, record, ())
     return _result(attempt, record, address, "hit", tracker)
@@ -151,10 +142,10 @@ def _cache_key(step: Step, config: Config, inputs: dict[str, Resolved]) -> str:
     return sha256_bytes(canonical_json(key))
 
 
-def _record(attempt: Attempt, outcome: Outcome, outputs: dict[str, dict[str, str]]) -> dict[str, Any]:
-    job, now, peak = attempt.job, Usage.now(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _record(attempt: Attempt, outcome: Outcome, outputs: dict[str, dict[str, str]], store: Store) -> dict[str, Any]:
+    job = attempt.job
     return {
-        "format": 1,
+        "format": 2,
         "step": attempt.step.name,
         "method": getattr(attempt.config, "method", None),
         "job_id": attempt.cache_key,
@@ -179,9 +170,7 @@ def _record(attempt: Attempt, outcome: Outcome, outputs: dict[str, dict[str, str
         "airflow": job.airflow.model_dump(mode="json") if job.airflow else None,
         "started": attempt.started.isoformat(),
         "finished": datetime.now(UTC).isoformat(),
-        "wall_seconds": round(now.wall - attempt.usage.wall, 3),
-        "cpu_seconds": round(now.cpu - attempt.usage.cpu, 3),
-        "peak_rss_bytes": peak * 1024,
+        **attempt.usage.since(store),
     }
 
 

@@ -36,9 +36,17 @@ class Prices:
         return time + sum(used.get(name, 0) for name in BYTES) * self.gib / GIB
 
 
+FREE = Prices()
+
+
 def used(record: Record) -> dict[str, float]:
     """What the attempt used. Records of format 1 have no device seconds and no bytes: they count as none."""
     return {name: record.get(name) or 0 for name in (*SECONDS, *BYTES, *PEAKS)}
+
+
+def seconds(record: Record) -> dict[str, float]:
+    """What an equal job saves that finds this record in the cache."""
+    return {name: record.get(name) or 0 for name in SECONDS}
 
 
 def saved(record: Record) -> dict[str, float]:

@@ -6,8 +6,7 @@ is moved, so an interrupted move is seen and finished by whoever comes next.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +18,11 @@ import sqlalchemy as sa
 from lfm_tasks.artifacts.hashing import sha256_bytes
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.config import canonical_json
-from lfm_tasks.errors import Conflict, Unavailable
+from lfm_tasks.errors import Conflict, IntegrityError, Unavailable
+from lfm_tasks.tracking import chain
+from lfm_tasks.tracking.chain import FIRST, Row
 from lfm_tasks.tracking.locks import Locks
 
-FIRST = "0" * 64
 _TABLES = sa.MetaData()
 MOVES = sa.Table(
     "alias_moves",
@@ -59,15 +59,19 @@ class Ledger:
         self._made = False
 
     def entries(self, model: str) -> list[Entry]:
-        """The moves of ``model``, oldest first."""
-        with self._transaction() as connection:
-            rows = connection.execute(sa.select(MOVES.c.entry, MOVES.c.sha256).where(MOVES.c.model == model).order_by(MOVES.c.n))
-            return [Entry(json.loads(row.entry), row.sha256) for row in rows]
+        """The moves of ``model``, oldest first; raises :class:`IntegrityError` when one was edited: nothing may rest on it."""
+        rows = self._rows(model)
+        for row in rows:
+            if not row.is_sound:
+                raise IntegrityError(
+                    f"Entry {row.n} of {model} in the ledger was edited. `lfm ledger {model} --verify` names what is wrong."
+                )
+        return [Entry(row.content, row.sha256) for row in rows]
 
     def models(self) -> list[str]:
         """Names of the models that have moves."""
         with self._transaction() as connection:
-            return sorted(connection.scalars(sa.select(MOVES.c.model).distinct()))
+            return sorted(name for name in connection.scalars(sa.select(MOVES.c.model).distinct()) if not name.startswith("@"))
 
     def append(self, model: str, move: dict[str, Any]) -> Entry:
         """Write ``move`` as the next entry; raises :class:`Conflict` when another took that place first."""
@@ -91,25 +95,18 @@ class Ledger:
     def has_copy(self, entry: Entry) -> bool:
         return self._store.backend.exists(_key(entry.content["model"], entry.n))
 
-    def problems(self, model: str) -> list[str]:
-        """What is wrong with the chain and its copies in the store; empty when all is well."""
-        found, previous, entries = [], FIRST, self.entries(model)
-        for place, entry in enumerate(entries, start=1):
-            data = canonical_json(entry.content)
-            if sha256_bytes(data) != entry.sha256:
-                found.append(f"Entry {place} of {model} does not hash to its sha256 {entry.sha256[:12]}: it was changed.")
-            if entry.content.get("n") != place or entry.content.get("model") != model:
-                found.append(f"Entry {place} of {model} says that it is entry {entry.content.get('n')} of {entry.content.get('model')}.")
-            if entry.content.get("prev_sha256") != previous:
-                found.append(f"Entry {place} of {model} does not follow the entry before it: one was removed or replaced.")
-            copied = self._store.backend.get_bytes(_key(model, place))
-            if copied != data:
-                found.append(f"The store's copy of entry {place} of {model} is {'gone' if copied is None else 'different'}.")
-            previous = entry.sha256
-        extra = self._store.backend.get_bytes(_key(model, len(entries) + 1))
-        if extra is not None:
-            found.append(f"The store holds a later entry of {model} than the table: the table lost its end.")
-        return found
+    def problems(self, model: str, anchors: Mapping[int, str] | None = None) -> list[str]:
+        """What is wrong with the chain and its copies in the store, see :func:`lfm_tasks.tracking.chain.problems`."""
+        rows = {row.n: row for row in self._rows(model)}
+        prefix = f"ledger/{model}/"
+        keys = {int(name): key for key in self._store.backend.list(prefix) if (name := key[len(prefix) : -len(".json")]).isdecimal()}
+        copies = {n: data for n, key in keys.items() if (data := self._store.backend.get_bytes(key)) is not None}
+        return chain.problems(model, rows, copies, anchors)
+
+    def _rows(self, model: str) -> list[Row]:
+        columns = (MOVES.c.n, MOVES.c.entry, MOVES.c.sha256)
+        with self._transaction() as connection:
+            return [Row(*row) for row in connection.execute(sa.select(*columns).where(MOVES.c.model == model).order_by(MOVES.c.n))]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -127,6 +124,12 @@ class Ledger:
         with self.locks.hold("ledger tables"):
             _TABLES.create_all(self._engine)
         self._made = True
+
+
+def heads(entries: list[Entry], as_of: datetime | None = None) -> dict[str, Entry]:
+    """The last move of each alias: of all ``entries``, or of those until ``as_of``."""
+    until = [entry for entry in entries if as_of is None or datetime.fromisoformat(entry.content["time"]) <= as_of]
+    return {entry.content["alias"]: entry for entry in until}
 
 
 def _key(model: str, n: int) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException
 
 from lfm_tasks.artifacts.references import Reference
-from lfm_tasks.errors import Conflict, InvalidInput, ReferenceRefused, unknown_name
+from lfm_tasks.errors import Conflict, IntegrityError, InvalidInput, ReferenceRefused, unknown_name
 from lfm_tasks.names import check_name
 from lfm_tasks.step import Input, Move
-from lfm_tasks.tracking.ledger import Entry, Ledger
+from lfm_tasks.tracking.ledger import Entry, Ledger, heads
 from lfm_tasks.tracking.logged_models import SHA256, LoggedModels
 from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 
@@ -78,10 +78,17 @@ class RegisteredModels:
                 )
         return {sha256: ", ".join(names) for sha256, names in found.items() if sha256}
 
-    def verify(self, name: str) -> list[str]:
-        """What is wrong with the ledger of ``name``, its copies, and the aliases that it governs; empty when all is well."""
-        problems = self._ledger.problems(check_name("Model name", name))
-        for alias, last in _heads(self._ledger.entries(name)).items():
+    def verify(self, name: str, anchors: Mapping[int, str] | None = None) -> list[str]:
+        """What is wrong with the ledger of ``name``, its copies, and the aliases that it governs; empty when all is well.
+
+        ``anchors`` are the hashes of entries that records of promotions remember.
+        """
+        problems = self._ledger.problems(check_name("Model name", name), anchors)
+        try:
+            moves = heads(self._ledger.entries(name))
+        except IntegrityError:
+            return problems
+        for alias, last in moves.items():
             found = self._aliased(name, alias)
             if found is None or str(found.version) != last.content["to"]:
                 names = "nothing" if found is None else f"version {found.version}"
@@ -92,7 +99,7 @@ class RegisteredModels:
 
     def _settle(self, name: str, alias: str) -> Entry | None:
         """The last move of ``alias``, finished if its process died; a move that is not in the ledger is refused."""
-        last = _heads(self._ledger.entries(name)).get(alias)
+        last = heads(self._ledger.entries(name)).get(alias)
         if last is None:
             return None
         current, finished = self._current(name, alias), self._ledger.has_copy(last)
@@ -158,11 +165,6 @@ class RegisteredModels:
             return unknown_name(f"alias of model '{reference.name}'", reference.alias, registered.aliases)
         versions = self._connection.call(self._connection.client.search_model_versions, f"name = '{reference.name}'")
         return unknown_name(f"version of model '{reference.name}'", str(reference.version), (str(v.version) for v in versions))
-
-
-def _heads(entries: list[Entry]) -> dict[str, Entry]:
-    """The last move of each alias."""
-    return {entry.content["alias"]: entry for entry in entries}
 
 
 def _is_same(entry: Entry, model: Input, evidence: str) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from lfm_tasks.tracking import cost
+from lfm_tasks.tracking.cost import Prices
 from lfm_tasks.tracking.logged_models import KINDS
 from lfm_tasks.tracking.redact import redact
 
@@ -32,15 +34,15 @@ def params(record: Record) -> list[Param]:
     return [Param(key, value[:PARAM_LENGTH]) for key, value in _flat(record["config"], "")]
 
 
-def metrics(record: Record, models: Mapping[str, str]) -> list[Metric]:
-    """The record's metrics at its end, bound to the model that they are about and the data set that they were measured on."""
+def metrics(record: Record, models: Mapping[str, str], prices: Prices) -> list[Metric]:
+    """The record's metrics and cost at its end; the metrics are bound to their model and to the data set they were measured on."""
     sha256 = measured_model(record)
     bound: dict[str, Any] = {"model_id": models.get(sha256)} if sha256 else {}
     data = record["inputs"].get("dataset")
     if sha256 and data:
         bound |= {"dataset_name": _dataset_name(data), "dataset_digest": data["sha256"][:DIGEST_LENGTH]}
     end = milliseconds(record["finished"])
-    numbers = {**record["metrics"], **_resources(record)}
+    numbers = {**record["metrics"], **cost.metrics(record, prices)}
     return [
         Metric(key, float(value), end, 0, **(bound if key in record["metrics"] else {}))
         for key, value in numbers.items()
@@ -127,11 +129,6 @@ def _dataset(context: str, entry: Mapping[str, Any]) -> DatasetInput:
 
 def _dataset_name(entry: Mapping[str, Any]) -> str:
     return f"{entry['kind']}-{entry['sha256'][:12]}"
-
-
-def _resources(record: Record) -> dict[str, float]:
-    known = {"wall_seconds": "cost/wall_seconds", "cpu_seconds": "cost/cpu_seconds", "peak_rss_bytes": "cost/peak_rss_bytes"}
-    return {shown: record[name] for name, shown in known.items() if record.get(name) is not None}
 
 
 def _note(record: Record) -> str:

@@ -17,6 +17,7 @@ from lfm_tasks.errors import ConfigError, TrackingUnavailable
 from lfm_tasks.names import check_name
 from lfm_tasks.settings import Settings
 from lfm_tasks.tracking import records
+from lfm_tasks.tracking.cost import FREE, Prices
 from lfm_tasks.tracking.filters import equals
 from lfm_tasks.tracking.ledger import Ledger
 from lfm_tasks.tracking.logged_models import LoggedModels
@@ -32,8 +33,8 @@ ENTITIES_PER_BATCH = 100
 class Tracker:
     """One connection to MLflow. Every method but :meth:`report` raises :class:`TrackingUnavailable` when MLflow is away."""
 
-    def __init__(self, connection: Connection, store: Store, ledger: Ledger, project: str) -> None:
-        self.connection, self.store, self.ledger = connection, store, ledger
+    def __init__(self, connection: Connection, store: Store, ledger: Ledger, project: str, prices: Prices = FREE) -> None:
+        self.connection, self.store, self.ledger, self.prices = connection, store, ledger, prices
         self._client = connection.client
         self._experiments: dict[str, str] = {}
         self.project = check_name("Project", project)
@@ -48,7 +49,7 @@ class Tracker:
     @classmethod
     def open(cls, settings: Settings, store: Store) -> Tracker:
         """Check that MLflow answers, and find or make the experiment ``settings.project``."""
-        return cls(Connection(settings), store, Ledger(settings.ledger, store), settings.project)
+        return cls(Connection(settings), store, Ledger(settings.ledger, store), settings.project, Prices.of(settings))
 
     def run_url(self, run_id: str) -> str:
         """Address of the run's page in MLflow's UI; empty without a server."""
@@ -188,7 +189,7 @@ class Tracker:
 
     def _describe(self, run_id: str, record: dict[str, Any], models: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Parameters, metrics and tags; ``lfm.record`` is in the last batch."""
-        params, metrics, run_tags = records.params(record), records.metrics(record, models), records.run_tags(tags)
+        params, metrics, run_tags = records.params(record), records.metrics(record, models, self.prices), records.run_tags(tags)
         while len(params) + len(run_tags) > ENTITIES_PER_BATCH:
             self.connection.call(self._client.log_batch, run_id, params=params[:ENTITIES_PER_BATCH])
             params = params[ENTITIES_PER_BATCH:]

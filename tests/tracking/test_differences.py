@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from tracking_records import make_record
 
-from lfm_tasks.artifacts.hashing import sha256_bytes
 from lfm_tasks.artifacts.store import Artifact, Store
-from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import InvalidInput
-from lfm_tasks.metrics.samples import measure, sample_table, write_samples
 from lfm_tasks.settings import Settings
 from lfm_tasks.tracking.differences import diff
 from lfm_tasks.tracking.index import LineageIndex
+from tests.reported import write_report
 
 Commit = Callable[..., Artifact]
-LABELS = ["no", "yes"]
-SETTINGS = {"split": "test", "calibration_bins": 10}
 
 
 @pytest.fixture
@@ -55,37 +49,10 @@ def put(store: Store, step: str, inputs: dict[str, Artifact], outputs: dict[str,
     return store.put_record(make_record(step, inputs, outputs, **changes))
 
 
-def report(store: Store, tmp_path: Path, model: Artifact, data: Artifact, correct: np.ndarray) -> None:
+def report(store: Store, tmp_path: Path, model: Artifact, data: Artifact, correct: list[int]) -> None:
     """Commit an evaluation of ``model`` and its record."""
-    n, truth = len(correct), np.arange(len(correct)) % 2
-    predicted = np.where(correct == 1, truth, 1 - truth)
-    samples = sample_table(
-        "choice",
-        {
-            "sample_id": [f"{i:064x}" for i in range(n)],
-            "prompt_sha256": [sha256_bytes(str(i).encode()) for i in range(n)],
-            "target": [LABELS[code] for code in truth],
-            "prediction": [LABELS[code] for code in predicted],
-            "correct": correct.astype("int8"),
-            "confidence": np.full(n, 0.8),
-            "nll": np.ones(n),
-            "tokens": np.ones(n, int),
-            "probabilities": [[0.8, 0.2] if code == 0 else [0.2, 0.8] for code in predicted],
-        },
-    )
-    measured = measure(samples, "choice", LABELS, bins=10, level=0.95, resamples=200, seed=0)
-    metrics = {
-        name: {**vars(estimate), "unit": metric.unit, "higher_is_better": metric.higher_is_better}
-        for name, (metric, estimate) in measured.items()
-    }
-    described = {"model_sha256": model.sha256, "dataset_sha256": data.sha256, "general_sha256": None}
-    described |= {"metrics": metrics, "labels": LABELS, "settings": SETTINGS}
-    directory = tmp_path / "report"
-    directory.mkdir()
-    write_samples(samples, directory / "samples.parquet")
-    (directory / "metrics.json").write_bytes(canonical_json(described))
-    put(store, "evaluate", {"model": model, "dataset": data}, {"report": store.commit(directory, "report")}, number=5)
-    shutil.rmtree(directory)
+    made = store.commit(write_report(tmp_path / f"report-{model.sha256}-{data.sha256}", model.sha256, data.sha256, correct), "report")
+    put(store, "evaluate", {"model": model, "dataset": data}, {"report": made}, number=5)
 
 
 def test_a_model_does_not_differ_from_itself(store: Store, commit: Commit, model: Callable[..., Artifact], compare) -> None:
@@ -141,7 +108,7 @@ def test_metrics_on_the_same_samples_have_a_paired_difference_and_others_have_no
     store: Store, tmp_path: Path, commit: Commit, model: Callable[..., Artifact], compare
 ) -> None:
     data, elsewhere, one, other = commit("dataset", "d"), commit("dataset", "e"), model(1.0), model(2.0)
-    worse, better = np.array([1, 0] * 50), np.array([1, 0, 1, 1] * 25)
+    worse, better = [1, 0] * 50, [1, 0, 1, 1] * 25
     report(store, tmp_path, one, data, worse)
     report(store, tmp_path, other, data, better)
     report(store, tmp_path, other, elsewhere, better)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 from ledger_rivals import die_between_ledger_and_alias, rival
 from mlflow import MlflowClient
 
+from lfm_tasks.artifacts.hashing import sha256_bytes
 from lfm_tasks.artifacts.references import parse_reference
 from lfm_tasks.artifacts.store import Artifact, Store
-from lfm_tasks.errors import Conflict, InvalidInput, ReferenceRefused, Unavailable
+from lfm_tasks.config import canonical_json
+from lfm_tasks.errors import Conflict, IntegrityError, InvalidInput, ReferenceRefused, Unavailable
 from lfm_tasks.settings import Settings
 from lfm_tasks.step import Input, Move
-from lfm_tasks.tracking.ledger import FIRST, MOVES, Ledger
+from lfm_tasks.tracking.chain import FIRST
+from lfm_tasks.tracking.ledger import MOVES, Ledger
 from lfm_tasks.tracking.tracker import Tracker
 
 Commit = Callable[..., Artifact]
@@ -176,19 +180,66 @@ def test_references_to_registered_models_resolve_or_say_what_there_is(
 @pytest.mark.parametrize(
     "tamper, said",
     [
-        (sa.text("UPDATE alias_moves SET entry = replace(entry, 'because b', 'because x') WHERE n = 2"), "does not hash"),
-        (sa.text("DELETE FROM alias_moves WHERE n = 2"), "does not follow"),
-        (sa.text("DELETE FROM alias_moves WHERE n = 3"), "later entry of m than the table"),
+        ("UPDATE alias_moves SET entry = replace(entry, 'because b', 'because x') WHERE n = 2", "Entry 2 of m .* was edited"),
+        ("UPDATE alias_moves SET entry = 'no JSON' WHERE n = 2", "Entry 2 of m .* was edited"),
+        ("DELETE FROM alias_moves WHERE n = 1", "Entry 1 of m was removed from the table; the store's copy says: because a"),
+        ("DELETE FROM alias_moves WHERE n = 2", "Entry 2 of m was removed from the table; the store's copy says: because b"),
+        ("DELETE FROM alias_moves WHERE n = 3", "Entry 3 of m was removed from the table; the store's copy says: because c"),
+        ("DELETE FROM alias_moves", "Entry 1 of m was removed"),
+        (
+            "UPDATE alias_moves SET n = 9 WHERE n = 2; UPDATE alias_moves SET n = 2 WHERE n = 3; UPDATE alias_moves SET n = 3 WHERE n = 9",
+            "Entry 2 of m was written as entry 3 of m: entries were reordered",
+        ),
     ],
 )
-def test_a_changed_ledger_is_seen(
-    settings: Settings, tracker: Tracker, promote: Callable[..., Move], tamper: sa.TextClause, said: str
+def test_a_changed_ledger_is_seen(settings: Settings, tracker: Tracker, promote: Callable[..., Move], tamper: str, said: str) -> None:
+    for name, expected in [("a", None), ("b", "1"), ("c", "2")]:
+        promote(name, expected)
+    tamper_with(settings, tamper)
+    assert any(re.search(said, problem) for problem in tracker.registry.verify("m"))
+
+
+def test_an_edited_entry_is_not_built_upon(settings: Settings, tracker: Tracker, promote: Callable[..., Move]) -> None:
+    promote("a", None)
+    tamper_with(settings, "UPDATE alias_moves SET entry = replace(entry, 'because a', 'because x')")
+    with pytest.raises(IntegrityError, match="Entry 1 of m in the ledger was edited. `lfm ledger m --verify` names what is wrong"):
+        promote("b", "1")
+
+
+def test_a_replaced_entry_with_a_hash_of_its_own_breaks_the_chain_at_the_next(
+    settings: Settings, tracker: Tracker, promote: Callable[..., Move]
 ) -> None:
     for name, expected in [("a", None), ("b", "1"), ("c", "2")]:
         promote(name, expected)
+    forged = canonical_json(tracker.ledger.entries("m")[1].content | {"why": "it was somebody else"})
     with sa.create_engine(settings.ledger).begin() as connection:
-        connection.execute(tamper)
-    assert any(said in problem for problem in tracker.registry.verify("m"))
+        connection.execute(MOVES.update().where(MOVES.c.n == 2).values(entry=forged.decode(), sha256=sha256_bytes(forged)))
+    assert tracker.registry.verify("m") == [
+        "The store's copy of entry 2 of m is different.",
+        "Entry 3 of m does not follow entry 2 as it stands there: one of them was replaced.",
+    ]
+
+
+def test_a_history_that_is_rewritten_as_a_whole_is_seen_by_what_records_remember(
+    settings: Settings, store: Store, tracker: Tracker, promote: Callable[..., Move]
+) -> None:
+    anchors = {move.entry: move.entry_sha256 for move in (promote("a", None), promote("b", "1"))}
+    assert tracker.registry.verify("m", anchors) == []
+    previous = FIRST
+    for entry in tracker.ledger.entries("m"):
+        data = canonical_json(entry.content | {"why": "forged", "prev_sha256": previous})
+        previous = sha256_bytes(data)
+        with sa.create_engine(settings.ledger).begin() as connection:
+            connection.execute(MOVES.update().where(MOVES.c.n == entry.n).values(entry=data.decode(), sha256=previous))
+        store.backend.put_bytes(f"ledger/m/{entry.n}.json", data)
+    assert tracker.registry.verify("m") == []
+    assert [problem[:12] for problem in tracker.registry.verify("m", anchors)] == ["Entry 1 of m", "Entry 2 of m"]
+
+
+def tamper_with(settings: Settings, statements: str) -> None:
+    with sa.create_engine(settings.ledger).begin() as connection:
+        for statement in statements.split(";"):
+            connection.execute(sa.text(statement))
 
 
 def test_a_copy_in_the_store_that_was_changed_is_seen(store: Store, tracker: Tracker, promote: Callable[..., Move]) -> None:

@@ -1,4 +1,4 @@
-"""``lfm show``, ``lineage``, ``models``, ``verify``, ``records sync`` and ``reap``: what was made from what."""
+"""``lfm show``, ``models``, ``verify``, ``records sync`` and ``reap``: what is there, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import json
 import sys
 from typing import Any
 
-from lfm_tasks.artifacts.references import parse_reference
-from lfm_tasks.artifacts.store import Artifact, Store
-from lfm_tasks.errors import ConfigError, IntegrityError, ReferenceRefused
+from lfm_tasks.commands.references import HELP, find_artifact, open_store
+from lfm_tasks.errors import IntegrityError
 from lfm_tasks.settings import settings
 
 
 def register(commands: Any) -> None:
     show = commands.add_parser("show", help="an artifact: its files, its sizes, who made it")
-    show.add_argument("reference")
+    show.add_argument("reference", help=HELP)
     show.add_argument("--json", action="store_true")
     show.set_defaults(call=_show)
-
-    lineage = commands.add_parser("lineage", help="what an artifact was made from")
-    lineage.add_argument("reference")
-    lineage.add_argument("--descendants", action="store_true", help="what was made from it instead")
-    lineage.add_argument("--json", action="store_true")
-    lineage.set_defaults(call=_lineage)
 
     models = commands.add_parser("models", help="registered models, their versions and aliases")
     models.add_argument("--json", action="store_true")
@@ -45,32 +38,9 @@ def register(commands: Any) -> None:
     reap.set_defaults(call=_reap)
 
 
-def _store() -> Store:
-    return Store.open(settings().store)
-
-
-def _find(text: str, store: Store) -> Artifact:
-    """The artifact of a reference that the store already holds; a unique start of an address is enough."""
-    reference_text = text.removeprefix("sha256:")
-    if len(reference_text) < 64 and all(c in "0123456789abcdef" for c in reference_text) and len(reference_text) >= 6:
-        matches = [address for _, address in store.artifacts() if address.startswith(reference_text)]
-        if len(matches) != 1:
-            raise ReferenceRefused(f"{text} fits {len(matches)} artifacts; give more of the address.")
-        return store.find(matches[0])
-    reference = parse_reference(text, settings().prefixes)
-    if reference.scheme == "models":
-        from lfm_tasks.tracking.tracker import Tracker
-
-        address, _ = Tracker.open(settings(), store).resolve(reference)
-        return store.find(address)
-    if reference.scheme == "sha256":
-        return store.find(reference.name)
-    raise ConfigError(f"{text} names no artifact in the store; give sha256:… or models:/NAME@ALIAS.")
-
-
 def _show(options: argparse.Namespace) -> int:
-    store = _store()
-    artifact = _find(options.reference, store)
+    store = open_store()
+    artifact = find_artifact(options.reference, store)
     makers = [
         {"record": address, "step": record["step"], "output": name, "finished": record.get("finished")}
         for address, record in store.records()
@@ -89,20 +59,10 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _lineage(options: argparse.Namespace) -> int:
-    from lfm_tasks.tracking.lineage import Graph
-
-    store = _store()
-    address = _find(options.reference, store).sha256
-    graph, direction = Graph.of(store), "descendants" if options.descendants else "ancestors"
-    print(json.dumps(graph.to_json(address, direction), indent=2) if options.json else "\n".join(graph.tree(address, direction)))
-    return 0
-
-
 def _models(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.tracker import Tracker
 
-    listed = Tracker.open(settings(), _store()).registry.listed()
+    listed = Tracker.open(settings(), open_store()).registry.listed()
     if options.json:
         print(json.dumps(listed, indent=2))
         return 0
@@ -117,8 +77,8 @@ def _models(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from rich.progress import track
 
-    store = _store()
-    artifacts = [_find(text, store) for text in options.references] or [store.find(address) for _, address in store.artifacts()]
+    store = open_store()
+    artifacts = [find_artifact(text, store) for text in options.references] or [store.find(address) for _, address in store.artifacts()]
     damaged = 0
     for artifact in track(artifacts, "verifying", disable=not sys.stderr.isatty()):
         try:
@@ -138,7 +98,7 @@ def _sync(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.sync import sync_records
     from lfm_tasks.tracking.tracker import Tracker
 
-    store = _store()
+    store = open_store()
     counts = sync_records(store, Tracker.open(settings(), store))
     if options.json:
         print(json.dumps(asdict(counts)))
@@ -155,7 +115,7 @@ def _reap(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.reaper import reap
     from lfm_tasks.tracking.tracker import Tracker
 
-    store = _store()
+    store = open_store()
     closed = reap(Tracker.open(settings(), store), lambda tags: None, timedelta(minutes=options.older_than))
     listed = ", ".join(f"{one.key or one.run_id} ({one.status})" for one in closed) or "none"
     print(json.dumps([asdict(one) for one in closed]) if options.json else f"{len(closed)} runs closed: {listed}")
