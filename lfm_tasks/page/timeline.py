@@ -12,7 +12,6 @@ from lfm_tasks.page.views import View
 from lfm_tasks.tracking.ledger import FIRST
 
 Record = Mapping[str, Any]
-UNMOVED = {"reject": "rejected", "ask": "not decided"}
 
 
 def models(view: View) -> list[dict[str, Any]]:
@@ -55,6 +54,7 @@ def broken(moves: list[Mapping[str, Any]]) -> list[str]:
 
 def _moved(view: View, moves: list[Mapping[str, Any]], by_run: Mapping[str | None, str]) -> Iterator[dict[str, Any]]:
     held: dict[str, set[str]] = {}
+    places = {sha256_bytes(canonical_json(move)): move["n"] for move in moves}
     for move in moves:
         before = held.setdefault(move["alias"], set())
         type_ = "rollback" if move["to"] in before else "promotion"
@@ -65,35 +65,41 @@ def _moved(view: View, moves: list[Mapping[str, Any]], by_run: Mapping[str | Non
             yield event | {"restricted": True}
             continue
         record = by_run.get(move["who"].get("run_id"))
+        returns_to = places.get(move["evidence_sha256"])
         yield event | {
-            "who": {key.removeprefix("airflow."): value for key, value in move["who"].items()},
+            "who": {key.removeprefix("airflow."): value for key, value in move["who"].items() if key.startswith("airflow.")},
             "why": move["why"],
-            "evidence": _artifact(view, move["evidence_sha256"]),
+            "evidence": None if returns_to else _artifact(view, move["evidence_sha256"]),
+            "returns_to": returns_to,
             "record": record,
-            "approval": _approval(view, view.index.graph.records[record]) if record else None,
+            "answer": _answer(view, view.index.graph.records[record]) if record else None,
         }
 
 
 def _unmoved(view: View, address: str, record: Record) -> dict[str, Any]:
     """A promotion that moved nothing: the gate or a person said no, nobody answered in time, or it was a dry run."""
-    summary, approval = record["summary"], _approval(view, record)
-    type_ = "dry run" if summary.get("dry_run") else UNMOVED.get(summary.get("outcome", ""), "rejected")
-    if approval is not None and not summary.get("dry_run"):
-        type_ = "timed out" if approval.get("timed_out") else "rejected"
-    airflow = record.get("airflow") or {}
+    summary, answer, airflow = record["summary"], _answer(view, record), record.get("airflow") or {}
     return {
-        "type": type_,
+        "type": _refusal(summary, answer),
         "time": record["finished"],
         "alias": summary.get("alias"),
         "from": summary.get("previous"),
-        "to": None,
+        "to": summary.get("version"),
         "artifact": _artifact(view, record["inputs"]["model"]["sha256"]) if "model" in record["inputs"] else None,
         "who": {name: airflow[name] for name in ("user", "dag_id", "run_id", "task_id") if airflow.get(name)},
         "why": " ".join(str(reason) for reason in summary.get("reasons", ())),
         "evidence": _artifact(view, record["inputs"]["decision"]["sha256"]) if "decision" in record["inputs"] else None,
         "record": address,
-        "approval": approval,
+        "answer": answer,
     }
+
+
+def _refusal(summary: Mapping[str, Any], answer: Mapping[str, Any] | None) -> str:
+    if summary.get("dry_run"):
+        return "dry run"
+    if summary.get("outcome") != "reject" and answer is not None:
+        return "timed out" if answer["timed_out"] else "rejected"
+    return "not decided" if summary.get("outcome") == "ask" else "rejected"
 
 
 def _promotions(view: View, name: str) -> dict[str, Record]:
@@ -107,12 +113,14 @@ def _promotions(view: View, name: str) -> dict[str, Record]:
 
 
 def _stayed(record: Record) -> bool:
-    return not record["summary"].get("moved")
+    """Not so where the alias was where it should go already: then nothing was decided."""
+    summary = record["summary"]
+    return not summary.get("moved") and (record["step"] == "promote" or bool(summary.get("dry_run")))
 
 
-def _approval(view: View, record: Record) -> dict[str, Any] | None:
-    """The answer that the promotion rests on: the summary of the step that asked a person."""
-    given = record["inputs"].get("approval")
+def _answer(view: View, record: Record) -> dict[str, Any] | None:
+    """What a person answered, or that none did: the summary of the step that asked."""
+    given = record["inputs"].get("answer")
     maker = view.index.graph.maker(given["sha256"]) if given else None
     if maker is None or not view.may_read_record(maker):
         return None

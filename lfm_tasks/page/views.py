@@ -45,7 +45,7 @@ class View:
 
     def search(self, text: str, limit: int) -> list[dict[str, Any]]:
         found = (node for node in self.index.search(text, 10 * limit) if self._is_shown(node["id"]))
-        return [node for node, _ in zip(found, range(limit), strict=False)]
+        return [self.brief(node) for node, _ in zip(found, range(limit), strict=False)]
 
     def node(self, address: str, mlflow: Mlflow) -> dict[str, Any]:
         found = self.index.node(address)
@@ -59,7 +59,10 @@ class View:
         return found | around | {"maker": maker, "links": {}}
 
     def brief(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(node) if self._is_shown(node["id"]) else self._veil(node)
+        """What the graph and the lists show of a node; of a step that decides, also what it said."""
+        if not self._is_shown(node["id"]):
+            return self._veil(node)
+        return dict(node) | ({"said": _said(self.index.graph.records[node["id"]])} if node["type"] == "record" else {})
 
     def briefly(self, address: str) -> dict[str, Any]:
         return self.page([address], "ancestors", 1)["nodes"][0]
@@ -85,6 +88,14 @@ class View:
     @staticmethod
     def _veil(node: Mapping[str, Any]) -> dict[str, Any]:
         return {name: node.get(name) for name in VEILED} | {"restricted": True}
+
+
+def _said(record: Mapping[str, Any]) -> str | None:
+    """What a gate, an answer or a promotion came to, in a few words."""
+    summary = record["summary"]
+    if summary.get("moved"):
+        return f"{summary['model_name']} version {summary['version']}"
+    return "nothing moved" if "moved" in summary else summary.get("outcome")
 
 
 def _links(record: Mapping[str, Any], mlflow: Mlflow) -> dict[str, str]:

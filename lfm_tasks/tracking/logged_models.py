@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 SHA256 = "lfm.sha256"
+PAGE = "lfm.page"
 KINDS = ("model", "adapter")
 
 
@@ -60,7 +61,7 @@ class LoggedModels:
         self._search(sorted(fresh))
 
     def source(self, kind: str, sha256: str, evidence: str) -> dict[str, Any]:
-        """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel and tags.
+        """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel, tags and a way to its lineage.
 
         Raises :class:`ConfigError` where MLflow does not serve the store's ``mlflow/`` directory.
         """
@@ -70,7 +71,8 @@ class LoggedModels:
         tags |= {key: model.tags[key] for key in ("lfm.record", "lfm.base_sha256") if key in model.tags}
         uri = self._store.find(sha256).uri
         source = uri if self._store.backend.local_path("mlflow") is None else self._served(model)
-        return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags}
+        about = f"[Lineage]({model.tags[PAGE]})" if PAGE in model.tags else None
+        return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags, "description": about}
 
     def _search(self, wanted: list[str]) -> dict[str, LoggedModel]:
         """LoggedModels of ``wanted`` artifacts; the oldest where, against all care, there are several."""

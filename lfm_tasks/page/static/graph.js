@@ -5,7 +5,8 @@ import { KINDS, look, STEP, subtitle, title } from "./marks.js";
 import { color, onTheme } from "./theme.js";
 import cytoscape from "./vendor/cytoscape.esm.min.mjs";
 
-const SIZE = { artifact: { width: 196, height: 46 }, record: { width: 164, height: 42 } };
+const SIZE = { artifact: { width: 188, height: 46 }, record: { width: 156, height: 42 } };
+const READABLE = 0.72; // below that zoom, labels are too small to read
 const MANY = 600; // above that many nodes, a picture of them is moved while the person pans
 
 export class GraphView {
@@ -68,7 +69,7 @@ export class GraphView {
     });
     this.cy.on("tap", "node", (event) => this.select(event.target.id()));
     this.cy.on("tap", (event) => event.target === this.cy && this.select(null));
-    this.fit();
+    this.home();
     return milliseconds;
   }
 
@@ -90,19 +91,25 @@ export class GraphView {
     if (node.nonempty()) this.cy.animate({ center: { eles: node }, zoom: Math.max(this.cy.zoom(), 0.9) }, { duration: 200 });
   }
 
+  /** All of a small graph; of a larger one, what is around its roots, large enough to read. */
+  home() {
+    this.fit();
+    if (this.cy.zoom() >= READABLE) return;
+    this.cy.zoom(READABLE);
+    this.cy.center(this.cy.nodes(".root"));
+  }
+
   fit() {
     this.cy.resize();
-    this.cy.fit(undefined, 32);
-    if (this.cy.zoom() > 1.1) this.zoomTo(1.1);
+    this.cy.fit(undefined, 28);
+    if (this.cy.zoom() > 1.1) {
+      this.cy.zoom(1.1);
+      this.cy.center();
+    }
   }
 
   zoom(factor) {
-    this.zoomTo(this.cy.zoom() * factor);
-  }
-
-  zoomTo(level) {
-    this.cy.zoom({ level, renderedPosition: { x: this.cy.width() / 2, y: this.cy.height() / 2 } });
-    if (level === 1.1) this.cy.center();
+    this.cy.zoom({ level: this.cy.zoom() * factor, renderedPosition: { x: this.cy.width() / 2, y: this.cy.height() / 2 } });
   }
 }
 
@@ -132,11 +139,14 @@ function drawn(node) {
   const star = node.aliases?.length ? "★ " : "";
   const reused = node.hits ? `  ↺${node.hits}` : "";
   const second = subtitle(node, number);
-  return { id: node.id, look: look(node), label: clip(`${star}${title(node)}${reused}`) + (second ? `\n${clip(second)}` : ""), ...SIZE[node.type] };
+  const room = node.type === "record" ? 22 : node.aliases?.length ? 25 : 27;
+  return { id: node.id, look: look(node), said: node.said ?? "", label: clip(`${star}${title(node)}${reused}`, room) + (second ? `\n${clip(second, room)}` : ""), ...SIZE[node.type] };
 }
 
-function clip(text) {
-  return text.length > 27 ? `${text.slice(0, 26)}…` : text;
+/** Short enough for its box: of an address its end is kept, of other text its beginning. */
+function clip(text, room) {
+  if (text.length <= room) return text;
+  return text.includes("://") ? `…${text.slice(1 - room)}` : `${text.slice(0, room - 1)}…`;
 }
 
 function classes(node, roots) {
@@ -181,6 +191,9 @@ function sheet() {
     },
     ...kinds,
     { selector: "node.record", style: { "corner-radius": 21, color: color("text") } },
+    { selector: 'node[said = "promote"]', style: { "border-color": color("good"), color: color("good") } },
+    { selector: 'node[said = "reject"]', style: { "border-color": color("bad"), color: color("bad") } },
+    { selector: 'node[said = "ask"]', style: { "border-color": color("warn"), color: color("warn") } },
     { selector: "node.more", style: { "border-style": "double", "border-width": 4 } },
     { selector: "node.used", style: { "border-width": 2, "font-weight": 600 } },
     { selector: "node.tainted", style: { "border-color": color("bad"), "border-style": "dashed" } },

@@ -6,7 +6,7 @@ const CAREFUL = 400; // above that many nodes, fewer crossings are not worth the
 
 onmessage = ({ data: { job, nodes, edges } }) => {
   const graph = new Graph({ multigraph: true });
-  graph.setGraph({ rankdir: "LR", nodesep: 16, ranksep: 56, ranker: "tight-tree" });
+  graph.setGraph({ rankdir: "LR", nodesep: 16, ranksep: 40, ranker: "tight-tree" });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const { id, width, height } of nodes) graph.setNode(id, { width, height });
   for (const { source, target } of edges) graph.setEdge(source, target);

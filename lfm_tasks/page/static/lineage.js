@@ -30,7 +30,10 @@ export async function lineageView({ state, main, tools }) {
   let asked = 0;
   async function select(id) {
     const mine = ++asked;
-    aside.hidden = id === null;
+    if (aside.hidden !== (id === null)) {
+      aside.hidden = id === null;
+      view.cy.resize();
+    }
     if (id === null) return;
     aside.replaceChildren(h("p", { class: "muted" }, "Reading …"));
     try {
@@ -66,7 +69,10 @@ export async function lineageView({ state, main, tools }) {
     const larger = LIMITS.find((one) => one > limit);
     status.replaceChildren(...(data.truncated ? cut(limit, larger, () => go({ ...subject, direction, limit: String(larger) })) : []));
     const chosen = data.nodes.find((node) => node.id === state.node) ?? (subject.dag_id ? null : data.nodes.find((node) => data.roots.includes(node.id)));
-    if (chosen) view.select(chosen.id);
+    if (chosen) {
+      view.select(chosen.id);
+      view.home();
+    }
   } catch (error) {
     status.textContent = "";
     fail(error);
@@ -163,7 +169,7 @@ function choice(label, options, selected, onchange) {
 
 function zoomButtons(view) {
   const make = (text, name, act) => h("button", { type: "button", title: name, "aria-label": name, onclick: act }, text);
-  return h("div", { id: "zoom" }, make("+", "Zoom in", () => view().zoom(1.4)), make("−", "Zoom out", () => view().zoom(1 / 1.4)), make("⛶", "Fit (f)", () => view().fit()));
+  return h("div", { id: "zoom" }, make("+", "Zoom in", () => view().zoom(1.4)), make("−", "Zoom out", () => view().zoom(1 / 1.4)), make("fit", "Fit (f)", () => view().fit()));
 }
 
 function onKey(event, view) {

@@ -17,10 +17,10 @@ export function title(node) {
 /** Second line: its name, or the number that a person looks for first. */
 export function subtitle(node, number) {
   if (node.restricted) return "";
-  if (node.type === "record") return metric(node, number) ?? node.short.slice(0, 8);
+  if (node.type === "record") return node.said ?? metric(node, number) ?? node.short.slice(0, 8);
   return node.label ?? metric(node, number) ?? "";
 }
 
 export function metric(node, number) {
-  return node.metric ? `${node.metric.name.replace(/^.*\//, "").replaceAll("_", " ")} ${number(node.metric.value)}` : null;
+  return node.metric ? `${node.metric.name.replace(/[_/]/g, " ")} ${number(node.metric.value)}` : null;
 }

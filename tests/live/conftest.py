@@ -1,0 +1,140 @@
+"""The whole embedded stack, started once: PostgreSQL, MLflow, Airflow's api-server, scheduler and dag-processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from lfm_tasks.artifacts.store import Store
+from lfm_tasks.settings import Settings
+from lfm_tasks.stack.embedded import Stack, embedded
+from tests.toys import make_llama
+
+CANARY = "canary-7f3a9c-never-shown"
+SUBJECTS = {"business": "market", "sport": "goal", "tech": "phone"}
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running stack, and what tests ask of it."""
+
+    stack: Stack
+    data: Path
+    client: MlflowClient
+
+    @property
+    def store(self) -> Store:
+        return Store.open(f"file://{self.stack.home / 'store'}")
+
+    def conf(self, **params):
+        """A small job: a toy decoder learns three topics from its own rows; nothing comes from a registry."""
+        return {
+            "model": f"file://{self.data}/model",
+            "data": f"file://{self.data}/rows.jsonl",
+            "general": None,
+            "tune_method": "full",
+            "tune_learning_rate": 0.01,
+            "tune_epochs": 6,
+            "prepare_prompt_template": "Article: {text}\nTopic:",
+            "gate_must_not_regress": [],
+            "promote_model_name": "toy-topics",
+            **params,
+        }
+
+    def trigger(self, **params) -> str:
+        return self.stack.airflow.trigger("lfm_adapt", self.conf(**params))
+
+    def wait(self, run_id: str, seconds: float = 240, dag_id: str = "lfm_adapt") -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            state = self.stack.airflow.run(dag_id, run_id)["state"]
+            if state in ("success", "failed"):
+                return state
+            time.sleep(0.5)
+        raise AssertionError(f"{run_id} did not end within {seconds} s: {self.states(run_id)}")
+
+    def states(self, run_id: str) -> dict[str, str]:
+        return {task["task_id"]: task["state"] for task in self.stack.airflow.tasks("lfm_adapt", run_id)}
+
+    def log(self, run_id: str, task_id: str, number: int = 1) -> str:
+        return "\n".join(self.stack.airflow.task_log("lfm_adapt", run_id, task_id, number))
+
+    def records(self, run_id: str) -> dict[str, dict]:
+        """The run's records by task id."""
+        return {
+            record["airflow"]["task_id"]: record
+            for _, record in self.store.records()
+            if (record.get("airflow") or {}).get("run_id") == run_id
+        }
+
+    def attempts(self, run_id: str) -> dict[str, str]:
+        """MLflow status of every attempt of a DAG run, by run name."""
+        experiment = self.client.get_experiment_by_name("lfm")
+        found = self.client.search_runs([experiment.experiment_id], max_results=1000)
+        return {run.info.run_name: run.info.status for run in found if run.data.tags.get("lfm.key", "").startswith(f"lfm_adapt/{run_id}/")}
+
+    def child(self, seconds: float = 90) -> psutil.Process:
+        """The process of the tune step, once it has written a checkpoint."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            checkpoints = list(self.store.backend.list("checkpoints/"))
+            jobs = [one for one in psutil.process_iter(["cmdline"]) if self._is_job(one)]
+            if jobs and any(key.endswith("manifest.json") for key in checkpoints):
+                return jobs[0]
+            time.sleep(0.1)
+        raise AssertionError("no step with a checkpoint is running")
+
+    def _is_job(self, process: psutil.Process) -> bool:
+        try:
+            return "run-job" in (process.info["cmdline"] or []) and process.environ().get("LFM_HOME") == str(self.stack.home)
+        except psutil.Error:
+            return False
+
+
+@pytest.fixture(scope="session")
+def live():
+    root = Path(tempfile.mkdtemp(prefix="lfm-live-"))
+    data = root / "data"
+    write_inputs(data)
+    before = dict(os.environ)
+    os.environ.update(
+        LFM_ALLOWED_PREFIXES=f"file://{data}",
+        AWS_SECRET_ACCESS_KEY=CANARY,
+        AIRFLOW_CONN_CANARY=f"http://user:{CANARY}@localhost",
+        OMP_NUM_THREADS="1",
+    )
+    try:
+        with embedded(Settings(home=root / "home")) as stack:
+            wait_for_dags(stack)
+            yield Live(stack, data, MlflowClient(stack.addresses.mlflow))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def wait_for_dags(stack: Stack, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while stack.airflow.dag("lfm_adapt") is None:
+        assert time.monotonic() < deadline, stack.airflow.import_errors()
+        time.sleep(0.5)
+    stack.airflow.unpause("lfm_adapt")
+
+
+def write_inputs(directory: Path) -> None:
+    """A toy decoder and 240 rows whose topic one word gives away."""
+    make_llama(directory / "model")
+    rows = []
+    for index in range(240):
+        label = list(SUBJECTS)[index % 3]
+        rows.append({"text": f"number {index} about the {SUBJECTS[label]} of day {index * 7 % 31}", "label": label})
+    (directory / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
