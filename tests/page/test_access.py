@@ -93,11 +93,9 @@ def test_files_outside_the_page_are_not_served(client):
 
 def test_the_plugin_is_light():
     """Every Airflow process imports plugins, also the one that parses DAG files."""
-    code = (
-        "import sys, json, runpy; runpy.run_path('plugins/lfm_plugin.py'); names = ['torch', 'transformers', 'mlflow', 'boto3', 'pandas', 'pyarrow',"
-        " 'numpy', 'lfm_tasks.page.app', 'lfm_tasks.page.security', 'lfm_tasks.artifacts.store', 'lfm_tasks.tracking'];"
-        "print(json.dumps([name for name in names if name in sys.modules]))"
-    )
+    heavy = ["torch", "transformers", "mlflow", "boto3", "pandas", "pyarrow", "numpy"]
+    heavy += ["lfm_tasks.page.app", "lfm_tasks.page.security", "lfm_tasks.artifacts.store", "lfm_tasks.tracking"]
+    code = f"import sys, json, runpy; runpy.run_path('plugins/lfm_plugin.py'); print(json.dumps([m for m in {heavy} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert json.loads(done.stdout.splitlines()[-1]) == []
 

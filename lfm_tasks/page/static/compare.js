@@ -34,7 +34,14 @@ function parts(found) {
   const head = h("div", { class: "sides" }, side(found.first, "a"), side(found.second, "b"));
   if (found.same) return [head, h("p", {}, "They are one and the same model.")];
   const withheld = found.steps_withheld ? h("p", { class: "muted" }, `${found.steps_withheld} steps belong to DAGs that you may not read.`) : null;
-  return [head, block("Metrics", metrics(found.metrics)), block("Data", data(found.data)), ...found.steps.flatMap(step), withheld, block("Weights", weights(found.weights))];
+  return [
+    head,
+    block("Metrics", metrics(found.metrics)),
+    block("Data", data(found.data)),
+    ...found.steps.map(step),
+    ...(withheld ? [withheld] : []),
+    block("Weights", weights(found.weights)),
+  ];
 }
 
 function block(name, content) {
@@ -50,14 +57,16 @@ function metrics(rows) {
 }
 
 function measured(value) {
-  return value ? [h("b", {}, number(value.value)), h("small", {}, ` ${number(value.low)} to ${number(value.high)}`)] : h("span", { class: "muted" }, "not measured");
+  return value ? [h("b", {}, number(value.value)), h("small", {}, `${number(value.low)} to ${number(value.high)}`)] : h("span", { class: "muted" }, "not measured");
 }
 
 function difference({ difference: value, low, high, higher_is_better: up }) {
   if (value === null) return h("span", { class: "muted" }, "not on the same samples");
+  if (value === 0 && low === 0 && high === 0) return h("span", { class: "muted" }, "the same");
   const settled = low > 0 || high < 0;
   const better = settled ? (value > 0) === up : null;
-  return h("span", { class: better === null ? "muted" : better ? "good" : "bad" }, `${value > 0 ? "+" : ""}${number(value)}  (${number(low)} to ${number(high)}) ${better === null ? "may be chance" : better ? "B is better" : "B is worse"}`);
+  const verdict = better === null ? "may be chance" : better ? "B is better" : "B is worse";
+  return h("span", { class: better === null ? "muted" : better ? "good" : "bad" }, `${value > 0 ? "+" : ""}${number(value)}, ${verdict}`, h("small", {}, `${number(low)} to ${number(high)}`));
 }
 
 // Both intervals on one axis. Geometry goes into attributes of the drawing: the security policy forbids style attributes.
@@ -83,8 +92,8 @@ function step({ place, first, second, config, code, environment }) {
   if (maker(first) !== maker(second)) rows.unshift(["Made by", { field: "step", first: maker(first), second: maker(second) }]);
   if (code) rows.push(["Code", { field: "source digest", first: code.first.sha256.slice(0, 12), second: code.second.sha256.slice(0, 12) }]);
   if (code && code.first.git_commit !== code.second.git_commit) rows.push(["Code", { field: "git commit", first: code.first.git_commit, second: code.second.git_commit }]);
-  const content = rows.length ? h("table", { class: "grid" }, h("tbody", {}, rows.map(([group, { field, first: a, second: b }]) => h("tr", {}, h("th", { scope: "row" }, field, h("small", {}, group)), h("td", { class: "a" }, value(a)), h("td", { class: "b" }, value(b)))))) : null;
-  return [block(`How ${place === "model" ? "the models were" : `${place} was`} made (${maker(second ?? first)})`, content)];
+  const content = rows.length ? h("table", { class: "grid" }, h("thead", {}, h("tr", {}, ["", "A", "B"].map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows.map(([group, { field, first: a, second: b }]) => h("tr", {}, h("th", { scope: "row" }, field, h("small", {}, group)), h("td", { class: "a" }, value(a)), h("td", { class: "b" }, value(b)))))) : null;
+  return block(`How ${place === "model" ? "the models were" : `${place} was`} made (${maker(second ?? first)})`, content);
 }
 
 function value(given) {

@@ -5,8 +5,10 @@ import { KINDS, look, STEP, subtitle, title } from "./marks.js";
 import { color, onTheme } from "./theme.js";
 import cytoscape from "./vendor/cytoscape.esm.min.mjs";
 
-const SIZE = { artifact: { width: 188, height: 46 }, record: { width: 156, height: 42 } };
-const READABLE = 0.72; // below that zoom, labels are too small to read
+const SIZE = { artifact: { width: 192, height: 48 }, record: { width: 168, height: 44 } };
+const READABLE = 0.62; // below that zoom, labels are too small to read
+const OVERVIEW = 0.25; // below that zoom, a node is a spot of its kind's colour
+const NAMED = 12; // of more edges at a node, the names would cover each other
 const MANY = 600; // above that many nodes, a picture of them is moved while the person pans
 
 export class GraphView {
@@ -51,6 +53,7 @@ export class GraphView {
     const { places, milliseconds } = await answer;
     if (job !== this.job) return null;
     this.cy?.destroy();
+    this.isFar = false;
     this.cy = cytoscape({
       container: this.container,
       elements: [
@@ -69,20 +72,29 @@ export class GraphView {
     });
     this.cy.on("tap", "node", (event) => this.select(event.target.id()));
     this.cy.on("tap", (event) => event.target === this.cy && this.select(null));
+    this.cy.on("zoom", () => this.overview());
     this.home();
     return milliseconds;
   }
 
   select(id, tell = true) {
-    this.cy.elements().removeClass("chosen near far");
+    this.cy.elements().removeClass("chosen near named far");
     const node = id && this.cy.getElementById(id);
     if (node?.nonempty()) {
       const line = node.union(node.predecessors()).union(node.successors());
       this.cy.elements().difference(line).addClass("far");
       node.addClass("chosen");
-      node.connectedEdges().addClass("near");
+      const edges = node.connectedEdges().addClass("near");
+      if (edges.length <= NAMED) edges.addClass("named");
     }
     if (tell) this.onSelect(id);
+  }
+
+  overview() {
+    const far = this.cy.zoom() < OVERVIEW;
+    if (far === this.isFar) return;
+    this.isFar = far;
+    this.cy.nodes().toggleClass("overview", far);
   }
 
   /** Bring a node into view. */
@@ -139,7 +151,7 @@ function drawn(node) {
   const star = node.aliases?.length ? "★ " : "";
   const reused = node.hits ? `  ↺${node.hits}` : "";
   const second = subtitle(node, number);
-  const room = node.type === "record" ? 22 : node.aliases?.length ? 25 : 27;
+  const room = node.type === "record" ? 21 : 25;
   return { id: node.id, look: look(node), said: node.said ?? "", label: clip(`${star}${title(node)}${reused}`, room) + (second ? `\n${clip(second, room)}` : ""), ...SIZE[node.type] };
 }
 
@@ -178,8 +190,8 @@ function sheet() {
         "background-color": surface,
         "border-width": 1,
         "border-color": color("line"),
-        "font-family": "system-ui, sans-serif",
-        "font-size": 12,
+        "font-family": "Inter, -apple-system, BlinkMacSystemFont, Segoe UI, Helvetica, Arial, sans-serif",
+        "font-size": 13,
         "line-height": 1.3,
         "text-wrap": "wrap",
         "text-valign": "center",
@@ -190,7 +202,7 @@ function sheet() {
       },
     },
     ...kinds,
-    { selector: "node.record", style: { "corner-radius": 21, color: color("text") } },
+    { selector: "node.record", style: { "corner-radius": 22, color: color("text") } },
     { selector: 'node[said = "promote"]', style: { "border-color": color("good"), color: color("good") } },
     { selector: 'node[said = "reject"]', style: { "border-color": color("bad"), color: color("bad") } },
     { selector: 'node[said = "ask"]', style: { "border-color": color("warn"), color: color("warn") } },
@@ -213,7 +225,9 @@ function sheet() {
         "control-point-step-size": 30,
       },
     },
-    { selector: "edge.near", style: { width: 2, "line-color": color("accent"), "target-arrow-color": color("accent"), label: "data(name)", "font-size": 10, color: color("muted"), "text-background-color": color("page"), "text-background-opacity": 0.9, "text-background-padding": 2, "text-rotation": "autorotate" } },
+    { selector: "edge.near", style: { width: 2, "line-color": color("accent"), "target-arrow-color": color("accent") } },
+    { selector: "edge.named", style: { label: "data(name)", "font-size": 10, color: color("muted"), "text-background-color": color("page"), "text-background-opacity": 0.9, "text-background-padding": 2, "text-rotation": "autorotate" } },
+    ...[...KINDS, STEP].map((kind) => ({ selector: `node.overview[look = "${kind}"]`, style: { "background-fill": "solid", "background-color": color(kind), "border-width": 0 } })),
     { selector: ".far", style: { opacity: 0.28 } },
   ];
 }

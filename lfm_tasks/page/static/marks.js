@@ -18,9 +18,19 @@ export function title(node) {
 export function subtitle(node, number) {
   if (node.restricted) return "";
   if (node.type === "record") return node.said ?? metric(node, number) ?? node.short.slice(0, 8);
-  return node.label ?? metric(node, number) ?? "";
+  return node.label?.replace(/ version (\d+)/, " v$1") ?? metric(node, number) ?? "";
 }
 
+// What the most frequent numbers are called where there is little room.
+const BRIEFLY = {
+  validation_loss_best: "validation loss",
+  train_loss_final: "training loss",
+  "rows/kept": "rows",
+  "choice/accuracy": "accuracy",
+  "classification/accuracy": "accuracy",
+  "generation/exact_match": "exact match",
+};
+
 export function metric(node, number) {
-  return node.metric ? `${node.metric.name.replace(/[_/]/g, " ")} ${number(node.metric.value)}` : null;
+  return node.metric ? `${BRIEFLY[node.metric.name] ?? node.metric.name.replace(/[_/]/g, " ")} ${number(node.metric.value)}` : null;
 }
