@@ -150,7 +150,7 @@ export function contracted({ nodes, edges }, hidden) {
 function drawn(node) {
   const star = node.aliases?.length ? "★ " : "";
   const reused = node.hits ? `  ↺${node.hits}` : "";
-  const second = subtitle(node, number);
+  const second = subtitle(node, (value) => number(Number(value.toPrecision(3))));
   const room = node.type === "record" ? 21 : 25;
   return { id: node.id, look: look(node), said: node.said ?? "", label: clip(`${star}${title(node)}${reused}`, room) + (second ? `\n${clip(second, room)}` : ""), ...SIZE[node.type] };
 }

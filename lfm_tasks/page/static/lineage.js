@@ -68,7 +68,7 @@ export async function lineageView({ state, main, tools }) {
     canvas.dataset.nodes = String(data.nodes.length);
     const larger = LIMITS.find((one) => one > limit);
     status.replaceChildren(...(data.truncated ? cut(limit, larger, () => go({ ...subject, direction, limit: String(larger) })) : []));
-    const chosen = data.nodes.find((node) => node.id === state.node) ?? (subject.dag_id ? null : data.nodes.find((node) => data.roots.includes(node.id)));
+    const chosen = data.nodes.find((node) => node.id === state.node) ?? (data.roots.length === 1 ? data.nodes.find((node) => node.id === data.roots[0]) : null);
     if (chosen) {
       view.select(chosen.id);
       view.home();
