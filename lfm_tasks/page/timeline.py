@@ -53,19 +53,15 @@ def broken(moves: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _moved(view: View, moves: list[Mapping[str, Any]], by_run: Mapping[str | None, str]) -> Iterator[dict[str, Any]]:
-    held: dict[str, set[str]] = {}
-    places = {sha256_bytes(canonical_json(move)): move["n"] for move in moves}
     for move in moves:
-        before = held.setdefault(move["alias"], set())
-        type_ = "rollback" if move["to"] in before else "promotion"
-        before.add(move["to"])
-        event = {name: move[name] for name in ("n", "time", "alias", "from", "to")} | {"type": type_}
+        returns_to = move.get("rollback_to_entry")
+        event = {name: move[name] for name in ("n", "time", "alias", "from", "to")}
+        event["type"] = "rollback" if returns_to else "promotion"
         event["artifact"] = _artifact(view, move["artifact_sha256"])
         if not view.may_read_move(move):
             yield event | {"restricted": True}
             continue
         record = by_run.get(move["who"].get("run_id"))
-        returns_to = places.get(move["evidence_sha256"])
         yield event | {
             "who": {key.removeprefix("airflow."): value for key, value in move["who"].items() if key.startswith("airflow.")},
             "why": move["why"],

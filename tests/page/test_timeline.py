@@ -28,7 +28,7 @@ def history(lineage, two_dags):
         [
             move("1", None, two_dags["base"], evidence, 1),
             move("2", "1", two_dags["model"], evidence, 2, who=WHO | {"airflow.dag_id": "secret"}),
-            move("1", "2", two_dags["base"], evidence, 3),
+            move("1", "2", two_dags["base"], "e" * 64, 3, rollback_to_entry=1),
         ],
     )
     return two_dags
@@ -45,7 +45,8 @@ def test_each_event_says_what_it_was(client, history):
     ]
     back = found["events"][2]
     assert (back["who"]["user"], back["why"], back["artifact"]["id"]) == ("ada", "because 1", history["base"])
-    assert back["evidence"]["kind"] == "report"
+    assert (back["evidence"], back["returns_to"]) == (None, 1)
+    assert found["events"][3]["evidence"]["kind"] == "report"
     assert found["events"][1]["answer"]["timed_out"] is True
     assert found["aliases"] == {"champion": {"version": "1", "sha256": history["base"]}}
     assert found["problems"] == []
