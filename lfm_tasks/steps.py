@@ -78,3 +78,31 @@ STEPS.add(
         cached=False,
     )
 )
+STEPS.add(
+    Step(
+        name="replay",
+        title="Replay",
+        config="lfm_tasks.runner.config:ReplayConfig",
+        run="lfm_tasks.runner.replay:run",
+        inputs={
+            "artifact": InputSpec(
+                ("model", "adapter", "dataset", "report", "signals", "statistics"), "Artifact to rebuild from its records."
+            )
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.runner",),
+        cached=False,
+    )
+)
+STEPS.add(
+    Step(
+        name="collect",
+        title="Collect garbage",
+        config="lfm_tasks.runner.config:CollectConfig",
+        run="lfm_tasks.runner.collect:run",
+        inputs={},
+        outputs={},
+        code=("lfm_tasks.runner",),
+        cached=False,
+    )
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,9 @@ class Backend(Protocol):
         """SHA-256 of the stored bytes, read back from the medium. Raises ``FileNotFoundError``."""
 
     def exists(self, key: str) -> bool: ...
+
+    def modified(self, key: str) -> datetime | None:
+        """When ``key`` was last written (with a time zone), or None where it does not exist."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys below ``prefix`` (a directory-like prefix ending in '/' or empty), in sorted order."""

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -79,9 +79,20 @@ class FileBackend:
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
+    def modified(self, key: str) -> datetime | None:
+        try:
+            return datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def list(self, prefix: str) -> Iterator[str]:
-        found = (path.relative_to(self.root) for path in (self.root / prefix).rglob("*") if path.is_file())
-        yield from sorted(key.as_posix() for key in found if key.parts[0] != WORKSPACES)
+        found: list[str] = []
+        for directory, folders, files in os.walk(self.root / prefix):
+            base = Path(directory).relative_to(self.root).as_posix()
+            if base == ".":
+                folders[:] = [name for name in folders if name != WORKSPACES]
+            found += files if base == "." else [f"{base}/{name}" for name in files]
+        yield from sorted(found)
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix.rstrip("/"))

@@ -128,6 +128,10 @@ class S3Backend:
     def exists(self, key: str) -> bool:
         return self._size(key) is not None
 
+    def modified(self, key: str) -> datetime | None:
+        head = self._head(key)
+        return None if head is None else head["LastModified"]
+
     def list(self, prefix: str) -> Iterator[str]:
         for found in self._objects(prefix):
             yield found["Key"].removeprefix(self.root)
@@ -201,9 +205,14 @@ class S3Backend:
             print(f"The upload {upload} of {key} was not aborted ({error_code(error)}); a later sweep will do so.", flush=True)
 
     def _size(self, key: str) -> int | None:
-        """Bytes of the object, or None. A HEAD does not tell a missing key from a missing bucket, so the bucket is asked then."""
+        """Bytes of the object, or None."""
+        head = self._head(key)
+        return None if head is None else head["ContentLength"]
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        """What a HEAD says of the object, or None. It does not tell a missing key from a missing bucket, so the bucket is asked then."""
         try:
-            return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
+            return self._client.head_object(Bucket=self.bucket, Key=self._key(key))
         except (ClientError, BotoCoreError) as error:
             if error_code(error) not in _MISSING:
                 raise self._endpoint.explain(error, "head_object") from error

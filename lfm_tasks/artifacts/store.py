@@ -6,7 +6,7 @@ The commit point of an artifact is its ``manifest.json``, written last: without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -93,6 +93,28 @@ class Store:
         for entry in artifact.manifest.files:
             _check(artifact, entry, self.backend.sha256)
             self.bytes_read += entry.size
+
+    def remove(self, artifact: Artifact) -> None:
+        """Delete an artifact, its manifest first: what is half deleted does not exist."""
+        prefix = _prefix(artifact.kind, artifact.sha256)
+        self.backend.delete(f"{prefix}/{MANIFEST}")
+        self.backend.delete(prefix)
+
+    def forget_cached(self, addresses: Set[str]) -> None:
+        """Drop the cache entries whose records made one of the artifacts ``addresses``."""
+        for record_address, record in self.records():
+            made = {output["sha256"] for output in record["outputs"].values()}
+            if made & addresses and self.cached(record["cache_key"]) == record_address:
+                self.backend.delete(f"cache/{record['cache_key']}.json")
+
+    def remnants(self) -> list[str]:
+        """Prefixes below ``artifacts/`` without a manifest: half deleted, or on S3 perhaps still being written."""
+        trees: dict[str, bool] = {}
+        for key in self.backend.list("artifacts/"):
+            parts = key.split("/")
+            prefix = "/".join(parts[:3])
+            trees[prefix] = trees.get(prefix, False) or (len(parts) == 4 and parts[3] == MANIFEST)
+        return [prefix for prefix, whole in trees.items() if not whole]
 
     def sweep(self, older_than: timedelta = STALE) -> int:
         """Remove what killed writers have left in the store; return how many leftovers there were. Every commit does so too."""

@@ -44,8 +44,8 @@ def _ledger(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.ledger import Ledger, heads
 
     ledger = Ledger(settings().ledger, open_store())
-    if options.verify:
-        return _verify(options)
+    if options.verify and (problems := _problems(options.model)) is not None:
+        return _report_problems(options, problems)
     entries = ledger.entries(options.model)
     if not entries:
         raise ReferenceRefused(unknown_name("model in the ledger", options.model, ledger.models()))
@@ -87,17 +87,21 @@ def _print_aliases(options: argparse.Namespace, found: dict[str, Any]) -> None:
         print(f"{options.model} had no alias at {options.as_of.isoformat()}.")
 
 
-def _verify(options: argparse.Namespace) -> int:
+def _problems(model: str) -> list[str] | None:
+    """What is wrong with the model's ledger; None where neither the ledger nor a record of a promotion knows the model."""
     from lfm_tasks.tracking.tracker import Tracker
 
     store = open_store()
-    said = (record["summary"] for _, record in store.records() if record["summary"].get("model_name") == options.model)
+    said = (record["summary"] for _, record in store.records() if record["summary"].get("model_name") == model)
     anchors = {summary["entry"]: summary["entry_sha256"] for summary in said if summary.get("entry_sha256")}
-    problems = Tracker.open(settings(), store).registry.verify(options.model, anchors)
-    if options.json:
-        print(json.dumps(problems, indent=2))
-    else:
-        print("\n".join(problems) or f"Every entry of {options.model} is as it was written, and every alias names what it should.")
+    tracker = Tracker.open(settings(), store)
+    problems = tracker.registry.verify(model, anchors)
+    return problems if problems or tracker.ledger.entries(model) else None
+
+
+def _report_problems(options: argparse.Namespace, problems: list[str]) -> int:
+    sound = f"Every entry of {options.model} is as it was written, and every alias names what it should."
+    print(json.dumps(problems, indent=2) if options.json else "\n".join(problems) or sound)
     return IntegrityError.exit_code if problems else 0
 
 
@@ -143,7 +147,9 @@ def _report_taint(options: argparse.Namespace, snapshot: Any, mark: dict[str, An
         print(
             f"  {graph.artifacts[node]:<10} {node[:12]}  {snapshot.labels.get(node, [''])[0]}" + (f"  IN USE: {aliases}" if aliases else "")
         )
-    if used:
+    if not used:
+        print("None of them is in use.")
+    else:
         print("The gate and promote refuse all of these from now on. What is in use stays until you roll back or promote another model.")
     return Revoked.exit_code if used else 0
 

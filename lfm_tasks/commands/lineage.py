@@ -175,9 +175,12 @@ def _print_weights(weights: dict[str, Any] | None) -> None:
     if "not_compared" in weights:
         print(f"weights: {weights['not_compared']}")
         return
-    rows = [(layer["name"], number(layer["relative"]), layer["tensors"]) for layer in weights["layers"]]
-    rows += [(f"{product['name']} (B·A)", number(product["relative"]), 2) for product in weights["products"]]
-    print_table(("layer", "relative change", "tensors"), [*rows, ("all", number(weights["relative"]), len(weights["tensors"]))])
+    if weights["products"]:
+        rows = [(product["name"], number(product["relative"])) for product in weights["products"]]
+        print_table(("what the adapter adds to", "relative change"), rows)
+    else:
+        rows = [(layer["name"], number(layer["relative"]), layer["tensors"]) for layer in weights["layers"]]
+        print_table(("layer", "relative change", "tensors"), [*rows, ("all", number(weights["relative"]), len(weights["tensors"]))])
     for entry in weights["reshaped"]:
         print(f"{entry['name']} has the shape {entry['first']} in the first and {entry['second']} in the second.")
     for side in ("first", "second"):

@@ -1,14 +1,17 @@
-"""``lfm show``, ``models``, ``verify``, ``records sync`` and ``reap``: what is there, and whether it is whole."""
+"""``lfm show``, ``models``, ``verify``, ``records sync``, ``collect`` and ``reap``: what is there, and whether it is whole."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from lfm_tasks.commands.references import HELP, find_artifact, open_store
+from lfm_tasks.commands.tables import byte_count
 from lfm_tasks.errors import IntegrityError
+from lfm_tasks.runner.config import CollectConfig
 from lfm_tasks.settings import settings
 
 
@@ -29,8 +32,16 @@ def register(commands: Any) -> None:
     records = commands.add_parser("records", help="the store's lineage records")
     actions = records.add_subparsers(dest="action", required=True)
     sync = actions.add_parser("sync", help="put records that MLflow does not know into MLflow")
+    sync.add_argument("--all", action="store_true", help="also registered versions and aliases, from the ledger")
     sync.add_argument("--json", action="store_true")
     sync.set_defaults(call=_sync)
+
+    field = CollectConfig.model_fields["keep_days"]
+    collect = commands.add_parser("collect", help="what nothing in use was made from, and its deletion")
+    collect.add_argument("--keep-days", type=float, default=field.default, help=field.description)
+    collect.add_argument("--delete", nargs="+", metavar="sha256:…", help="delete these; without it, nothing is deleted")
+    collect.add_argument("--json", action="store_true")
+    collect.set_defaults(call=_collect)
 
     reap = commands.add_parser("reap", help="close MLflow runs whose process is gone")
     reap.add_argument("--older-than", type=float, default=60.0, metavar="MINUTES", help="for runs that no Airflow task answers for")
@@ -95,17 +106,61 @@ def _verify(options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lfm_tasks.tracking.sync import sync_records
+    from lfm_tasks.tracking.sync import sync_records, sync_registry
     from lfm_tasks.tracking.tracker import Tracker
 
     store = open_store()
-    counts = sync_records(store, Tracker.open(settings(), store))
+    tracker = Tracker.open(settings(), store)
+    counts = sync_records(store, tracker)
+    registry = sync_registry(store, tracker) if options.all else {}
+    problems = [problem for found in registry.values() for problem in found]
     if options.json:
-        print(json.dumps(asdict(counts)))
+        print(json.dumps(asdict(counts) | ({"registry": registry} if options.all else {})))
     else:
         print(f"{counts.seen} records: {counts.known} known to MLflow, {counts.logged} logged now, {len(counts.failed)} failed")
         print("".join(f"{address[:12]}  {reason}\n" for address, reason in counts.failed.items()), end="")
-    return 1 if counts.failed else 0
+        if options.all:
+            print(f"{len(registry)} registered models as the ledger names them, {len(problems)} problems")
+            print("".join(f"{problem}\n" for problem in problems), end="")
+    return 1 if counts.failed or problems else 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from datetime import timedelta
+
+    from lfm_tasks.runner.collect import survey
+    from lfm_tasks.tracking.tracker import Tracker
+
+    if options.delete:
+        return _delete(options)
+    store = open_store()
+    found = survey(store, Tracker.open(settings(), store), timedelta(days=options.keep_days))
+    if options.json:
+        print(json.dumps({"free": found.entries(), "bytes": found.bytes, "kept": found.kept}, indent=2))
+        return 0
+    for entry in found.entries():
+        print(f"{entry['size']:>16,}  {entry['kind']:<10} sha256:{entry['sha256']}  last used {entry['last_used'][:16]}")
+    print(f"{len(found.free)} artifacts ({byte_count(found.bytes) or '0 bytes'}) may go; {len(found.kept)} are kept. Nothing was deleted.")
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    from lfm_tasks.runner.job import Job
+    from lfm_tasks.runner.run import run_job
+    from lfm_tasks.runner.stopping import StopSignal
+
+    stop = StopSignal()
+    stop.install()
+    with redirect_stdout(sys.stderr):
+        config = {"keep_days": options.keep_days, "delete": options.delete}
+        result = run_job(Job(step="collect", config=config), settings(), stop)
+    deleted = result.summary["deleted"]
+    if options.json:
+        print(json.dumps({"deleted": deleted, "record": result.record}, indent=2))
+    else:
+        size = byte_count(sum(entry["size"] for entry in deleted)) or "0 bytes"
+        print(f"{len(deleted)} artifacts ({size}) are deleted (record {result.record[:12]}); their records are kept.")
+    return 0
 
 
 def _reap(options: argparse.Namespace) -> int:

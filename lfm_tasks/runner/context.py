@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.runner.stopping import StopSignal
+from lfm_tasks.settings import Settings
 from lfm_tasks.step import Checkpoints, ModelRegistry
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class RunningContext:
     stop: StopSignal
     tracker: Tracker
     run_id: str
+    settings: Settings
     _last_line: float = field(default=0.0, init=False)
 
     def report(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -37,8 +39,12 @@ class RunningContext:
             self._last_line = now
             shown = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
             self.log(f"{done}/{total}  {shown}".rstrip())
+        self.check_stop(f"at {done} of {total}")
+
+    def check_stop(self, where: str) -> None:
+        """Raise :class:`AttemptKilled` once a stop was asked for."""
         if self.stop:
-            raise AttemptKilled(f"Stopped on request at {done} of {total}.")
+            raise AttemptKilled(f"Stopped on request {where}.")
 
     def stop_requested(self) -> bool:
         return bool(self.stop)

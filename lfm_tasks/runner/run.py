@@ -82,7 +82,7 @@ def run_job(job: Job, settings: Settings, stop: StopSignal, opened: Callable[[st
 
 def _work(attempt: Attempt, resolver: Resolver, store: Store, tracker: Tracker, stop: StopSignal, workdir: Path) -> JobResult:
     checkpoints = StoreCheckpoints(store, attempt.cache_key, workdir / "checkpoints")
-    context = RunningContext(workdir, checkpoints, tracker.registry, stop, tracker, attempt.run_id)
+    context = RunningContext(workdir, checkpoints, tracker.registry, stop, tracker, attempt.run_id, resolver.settings)
     opened = {name: resolver.open(resolved) for name, resolved in attempt.inputs.items()}
     if stop:
         raise AttemptKilled("Stopped on request before the work began.")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, Literal
 
 from lfm_tasks.artifacts.manifest import MANIFEST
@@ -33,6 +34,9 @@ class LineageIndex:
         self.snapshot = Snapshot(store)
         self._prices = prices or Prices.of(settings())
         self._lock = threading.RLock()
+        self._adjacent: dict[tuple[str, Direction], list[str]] = {}
+        self._measured: dict[str, list[str]] = {}
+        """Records that evaluated a model, by the model, oldest first."""
         self._words: dict[str, str] = {}
         self._runs: dict[tuple[str, str], list[str]] = {}
 
@@ -45,8 +49,14 @@ class LineageIndex:
         with self._lock:
             fresh = self.snapshot.refresh()
             for address in fresh:
-                if airflow := self.graph.records[address].get("airflow"):
+                record = self.graph.records[address]
+                if airflow := record.get("airflow"):
                     self._runs.setdefault((airflow["dag_id"], airflow["run_id"]), []).append(address)
+                if record["step"] == "evaluate" and self.graph.worker(address) == address:
+                    self._measured.setdefault(record["inputs"]["model"]["sha256"], []).append(address)
+                for edge in (*self.graph.into.get(address, ()), *self.graph.out_of.get(address, ())):
+                    for node, direction in product((edge.source, edge.target), DIRECTIONS["both"]):
+                        self._adjacent.pop((node, direction), None)
             return len(fresh)
 
     def neighbourhood(
@@ -66,7 +76,8 @@ class LineageIndex:
                 for edge in self.graph.into.get(node, ())
                 if edge.source in inside
             ]
-            nodes = [self._brief(node) | {"more": self._more(node, inside)} for node in inside]
+            more = self._more(inside, edges)
+            nodes = [self._brief(node) | {"more": more[node]} for node in inside]
             return {"roots": roots, "direction": direction, "truncated": truncated, "nodes": nodes, "edges": edges}
 
     def node(self, address: str) -> dict[str, Any]:
@@ -99,7 +110,7 @@ class LineageIndex:
         waiting = deque((root, direction) for root in roots for direction in directions)
         while waiting:
             node, direction = waiting.popleft()
-            for other in self.graph.neighbours(node, direction):
+            for other in self._neighbours(node, direction):
                 if other in inside:
                     continue
                 if len(inside) >= limit:
@@ -108,8 +119,18 @@ class LineageIndex:
                 waiting.append((other, direction))
         return inside, False
 
-    def _more(self, node: str, inside: dict[str, None]) -> dict[str, int]:
-        return {direction: sum(other not in inside for other in self.graph.neighbours(node, direction)) for direction in DIRECTIONS["both"]}
+    def _more(self, inside: Iterable[str], edges: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+        """How many neighbours of each node inside are outside."""
+        left = {node: {direction: len(self._neighbours(node, direction)) for direction in DIRECTIONS["both"]} for node in inside}
+        for source, target in {(edge["from"], edge["to"]) for edge in edges}:
+            left[source]["descendants"] -= 1
+            left[target]["ancestors"] -= 1
+        return left
+
+    def _neighbours(self, node: str, direction: Direction) -> list[str]:
+        if (node, direction) not in self._adjacent:
+            self._adjacent[node, direction] = self.graph.neighbours(node, direction)
+        return self._adjacent[node, direction]
 
     def _known(self, address: str) -> str:
         address = address.removeprefix("sha256:")
@@ -140,7 +161,7 @@ class LineageIndex:
                 "method": None,
                 "label": labels[0] if labels else None,
                 "aliases": self.snapshot.in_use.get(node, []),
-                "metric": self._headline(self._measurements(node)[:1]) if kind in ("model", "adapter") else None,
+                "metric": self._headline(self._measured.get(node, [])[-1:]),
                 "started": None,
                 "hit": False,
                 "hits": 0,
@@ -158,19 +179,11 @@ class LineageIndex:
             "hits": self.graph.hits.get(node, 0),
         }
 
-    def _headline(self, records: list[str]) -> dict[str, Any] | None:
+    def _headline(self, records: Iterable[str]) -> dict[str, Any] | None:
         for record in (self.graph.records[one] for one in records):
             for name in headline(record)[:1]:
                 return {"name": name, "value": record["metrics"][name]}
         return None
-
-    def _measurements(self, artifact: str) -> list[str]:
-        """Records that evaluated a model, the newest first."""
-        return [
-            other
-            for other in self.graph.neighbours(artifact, "descendants")
-            if self.graph.records[other]["step"] == "evaluate" and self.graph.records[other]["inputs"]["model"]["sha256"] == artifact
-        ]
 
     def _record(self, address: str) -> dict[str, Any]:
         record = self.graph.records[address]
@@ -199,8 +212,8 @@ class LineageIndex:
             "files": stored or [],
             "size": sum(entry["size"] for entry in stored or []),
             "maker": None if maker is None else self._brief(maker),
-            "measurements": [self._brief(one) for one in self._measurements(address)],
-            "used_by": [self._brief(one) for one in graph.neighbours(address, "descendants")[:PAGE]],
+            "measurements": [self._brief(one) for one in reversed(self._measured.get(address, []))],
+            "used_by": [self._brief(one) for one in self._neighbours(address, "descendants")[:PAGE]],
             "cost": total(above, self._prices),
         }
 

@@ -26,6 +26,7 @@ HEADLINES = (
     "train_loss_final",
     "loss",
     "rows/kept",
+    "rows/kept",
     "moved",
 )
 

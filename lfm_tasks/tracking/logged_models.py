@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from lfm_tasks.artifacts.hashing import sha256_file
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.tracking.filters import one_of
@@ -60,6 +61,14 @@ class LoggedModels:
         self._asked |= fresh
         self._search(sorted(fresh))
 
+    @property
+    def store_uri(self) -> str:
+        return self._store.backend.uri
+
+    def kind(self, sha256: str) -> str:
+        """Kind of an artifact; raises :class:`ReferenceRefused` when it has gone from the store."""
+        return self._store.find(sha256).kind
+
     def source(self, kind: str, sha256: str, evidence: str) -> dict[str, Any]:
         """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel, tags and a way to its lineage.
 
@@ -73,6 +82,21 @@ class LoggedModels:
         source = uri if self._store.backend.local_path("mlflow") is None else self._served(model)
         about = f"[Lineage]({model.tags[PAGE]})" if PAGE in model.tags else None
         return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags, "description": about}
+
+    def withdraw(self, sha256: str, files: Mapping[str, str]) -> None:
+        """Take an artifact's ``files`` {path: sha256} out of its LoggedModel's directory, and tag that it was collected.
+
+        What somebody else has put there stays. Other media than a disk hold no second copy.
+        """
+        model = self._search([sha256]).get(sha256)
+        if model is None:
+            return
+        directory = self._directory(model.artifact_location)
+        for name, digest in files.items() if directory else ():
+            path = directory / name
+            if path.is_file() and sha256_file(path) == digest:
+                path.unlink()
+        self._connection.call(self._connection.client.set_logged_model_tags, model.model_id, {"lfm.collected": "true"})
 
     def _search(self, wanted: list[str]) -> dict[str, LoggedModel]:
         """LoggedModels of ``wanted`` artifacts; the oldest where, against all care, there are several."""

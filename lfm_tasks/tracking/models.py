@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
@@ -48,6 +48,46 @@ class RegisteredModels:
             entry = self._ledger.append(name, move)
             self._finish(entry)
             return _move(entry)
+
+    def restore(self, name: str, moves: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Make the versions and aliases that ``moves`` (the ledger's entries) name, with the same numbers, where MLflow lacks them.
+
+        Nothing that is there is changed. Returns what could not be made as it was.
+        """
+        check_name("Model name", name)
+        client = self._connection.client
+        first = {int(move["to"]): move for move in reversed(moves)}
+        with self._ledger.locks.hold(f"model {name}"):
+            self._connection.create(lambda: self._registered(name), lambda: client.create_registered_model(name))
+            found = self._connection.call(client.search_model_versions, f"name = '{name}'", max_results=1000)
+            there = {int(version.version): version.tags.get(SHA256) for version in found}
+            problems = []
+            for number in range(1, max(first) + 1):
+                if number not in there:
+                    problems += self._restore_version(name, number, first.get(number), max(there, default=0))
+                elif number in first and there[number] != first[number]["artifact_sha256"]:
+                    problems.append(f"Version {number} of {name} is another artifact in this MLflow than in the ledger.")
+            for move in {move["alias"]: move for move in moves}.values() if not problems else ():
+                current = self._current(name, move["alias"])
+                if current is None:
+                    self._connection.call(client.set_registered_model_alias, name, move["alias"], move["to"])
+                elif current != move["to"]:
+                    problems.append(f"Alias {move['alias']!r} of {name} names version {current} here; the ledger says {move['to']}.")
+        return problems
+
+    def _restore_version(self, name: str, number: int, move: Mapping[str, Any] | None, highest: int) -> list[str]:
+        """MLflow numbers on from the highest version that ever was, so a number that the ledger skips is made and deleted."""
+        client = self._connection.client
+        if highest > number:
+            return [f"Version {number} of {name} cannot be made: this MLflow has gone on to version {highest}."] if move else []
+        if move is None:
+            made = client.create_model_version(name, self._logged.store_uri, await_creation_for=0)
+            self._connection.call(client.delete_model_version, name, made.version)
+        else:
+            sha256 = move["artifact_sha256"]
+            source = self._logged.source(self._logged.kind(sha256), sha256, move["evidence_sha256"])
+            made = client.create_model_version(name, await_creation_for=0, **source)
+        return [] if int(made.version) == number else [f"Version {number} of {name} came out as version {made.version}."]
 
     def resolve(self, reference: Reference) -> tuple[str, str]:
         """(artifact sha256, version) of a ``models:/`` reference; raises :class:`ReferenceRefused` where there is none."""

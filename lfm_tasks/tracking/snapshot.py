@@ -73,7 +73,9 @@ class Snapshot:
 
     def _fresh(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         keys = [key for key in self.store.backend.list(prefix) if key not in self._read]
-        for key, found in zip(keys, in_order((partial(self._get, key) for key in keys), READERS), strict=True):
+        remote = self.store.backend.local_path(prefix.rstrip("/")) is None
+        contents = in_order((partial(self._get, key) for key in keys), READERS) if remote else map(self._get, keys)
+        for key, found in zip(keys, contents, strict=True):
             if found is not None:
                 self._read.add(key)
                 yield key, found

@@ -10,6 +10,7 @@ from typing import Any
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import LfmError, Unavailable
+from lfm_tasks.tracking.snapshot import Snapshot
 from lfm_tasks.tracking.tracker import Tracker
 
 
@@ -43,6 +44,19 @@ def sync_records(store: Store, tracker: Tracker, progress: Callable[[int, int], 
             counts.failed[address] = str(error)
         progress(done, len(fresh))
     return counts
+
+
+def sync_registry(store: Store, tracker: Tracker) -> dict[str, list[str]]:
+    """Make registered versions and aliases as the ledger's copies in the store name them; {model: what could not be made as it was}."""
+    found = {}
+    for model, moves in Snapshot.of(store).moves.items():
+        try:
+            found[model] = tracker.registry.restore(model, moves)
+        except Unavailable:
+            raise
+        except LfmError as error:
+            found[model] = [str(error)]
+    return found
 
 
 def _figures(store: Store, record: dict[str, Any], directory: Path) -> list[Path]:

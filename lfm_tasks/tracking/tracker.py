@@ -118,9 +118,8 @@ class Tracker:
 
     def recorded(self) -> dict[str, str]:
         """{record address: run id} of the records that this MLflow holds in full, over all projects."""
-        experiments = [experiment.experiment_id for experiment in self.connection.call(self._client.search_experiments)]
         chosen = f"tags.`{records.RECORD}` LIKE '%' AND attributes.status = 'FINISHED'"
-        return {run.data.tags[records.RECORD]: run.info.run_id for run in self.search(chosen, experiments)}
+        return {run.data.tags[records.RECORD]: run.info.run_id for run in self.search(chosen, self._experiment_ids())}
 
     def search(self, chosen: str, experiment_ids: list[str] | None = None) -> list[Run]:
         """Every run that the filter chooses, page after page."""
@@ -133,6 +132,16 @@ class Tracker:
             token = page.token
             if not token:
                 return found
+
+    def running(self) -> dict[str, str]:
+        """{run id: key} of the attempts that run, over all projects."""
+        found = self.search(f"attributes.status = 'RUNNING' AND tags.`{ROLE}` = 'attempt'", self._experiment_ids())
+        return {run.info.run_id: run.data.tags.get(KEY, "") for run in found}
+
+    def withdraw(self, sha256: str, files: Mapping[str, str]) -> None:
+        """Take an artifact's files out of what MLflow shows, in every project, see :meth:`LoggedModels.withdraw`."""
+        for experiment_id in self._experiment_ids():
+            self._models(experiment_id).withdraw(sha256, files)
 
     # A record becomes a run.
 
@@ -239,6 +248,9 @@ class Tracker:
         if experiment_id not in self._logged:
             self._logged[experiment_id] = LoggedModels(self.connection, experiment_id, self.store, self.ledger.locks)
         return self._logged[experiment_id]
+
+    def _experiment_ids(self) -> list[str]:
+        return [experiment.experiment_id for experiment in self.connection.call(self._client.search_experiments)]
 
     def _experiment(self, project: str) -> str:
         if project not in self._experiments:

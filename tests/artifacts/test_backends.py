@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -114,3 +114,10 @@ def test_writers_of_one_tree_do_not_disturb_each_other(backend, source):
 def test_a_store_of_an_unknown_scheme_is_refused():
     with pytest.raises(ConfigError, match=r"The store 'ftp://x' has an unknown scheme. Set LFM_STORE_URI to file:///directory or s3://"):
         open_backend("ftp://x")
+
+
+def test_a_key_says_when_it_was_written(backend):
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    backend.put_bytes("a/b", b"x")
+    assert before <= backend.modified("a/b") <= datetime.now(UTC) + timedelta(seconds=2)
+    assert backend.modified("a/c") is None

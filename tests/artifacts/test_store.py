@@ -194,3 +194,35 @@ def test_the_address_depends_on_names_and_bytes_alone(tmp_path_factory, files, o
 def test_a_manifest_survives_its_own_bytes(files):
     manifest = Manifest(kind="model", files=tuple(FileEntry(path=path, sha256=NOWHERE, size=size) for path, size in files))
     assert Manifest.from_bytes(manifest.to_bytes(), manifest.address) == manifest
+
+
+def test_what_is_removed_is_gone_and_what_is_left_of_it_is_named(store, source):
+    one = store.commit(source, "model")
+    (source / "config.json").write_bytes(b"{ }")
+    other = store.commit(source, "model")
+    store.remove(one)
+    assert list(store.artifacts()) == [("model", other.sha256)]
+    assert not list(store.backend.list(f"artifacts/model/{one.sha256}/")) and store.remnants() == []
+    store.backend.delete(f"artifacts/model/{other.sha256}/manifest.json")
+    assert store.remnants() == [f"artifacts/model/{other.sha256}"]
+
+
+def test_only_the_cache_entries_of_removed_artifacts_are_dropped(store):
+    records = {key: {"cache_key": key, "outputs": {"out": {"sha256": key * 64}}} for key in "ab"}
+    for key, record in records.items():
+        store.put_cached(key, store.put_record(record))
+    store.forget_cached({"a" * 64})
+    assert store.cached("a") is None and store.cached("b") is not None
+
+
+def test_a_code_digest_gives_its_files_back_unless_they_were_changed(store):
+    from lfm_tasks.artifacts.hashing import sha256_bytes
+    from lfm_tasks.artifacts.store import code_listing
+
+    files = {"package/one file.py": "1" * 64, "package/two.py": "2" * 64}
+    digest = sha256_bytes(code_listing(files))
+    assert store.get_code(digest) == {}
+    store.put_code(files)
+    assert store.get_code(digest) == files
+    store.backend.put_bytes(f"code/{digest}.txt", b"package/two.py 0")
+    assert store.get_code(digest) == {}

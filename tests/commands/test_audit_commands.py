@@ -173,6 +173,7 @@ def test_the_ledger_says_who_when_and_why_and_what_an_alias_named_at_a_time(prom
     assert now["aliases"] == {"champion": {"version": "1", "sha256": promoted.model.sha256, "entry": 1}}
     assert "bbc had no alias at 2020-01-01T00:00:00+00:00" in lfm("ledger", "bbc", "--as-of", "2020-01-01")[1]
     assert lfm("ledger", "bbc", "--verify") == (0, "Every entry of bbc is as it was written, and every alias names what it should.\n")
+    assert lfm("ledger", "bbx", "--verify")[0] == 2
     code, said = lfm("ledger", "bbx")
     assert code == 2 and "Unknown model in the ledger 'bbx'. Did you mean 'bbc'? Allowed: bbc." in said
 

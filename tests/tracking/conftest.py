@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,25 +55,26 @@ def commit(store: Store, tmp_path: Path) -> Callable[..., Artifact]:
 def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[str, Path]]:
     """A real MLflow server that serves ``<store>/mlflow``: (its address, the store's root)."""
     root = tmp_path_factory.mktemp("server")
+    with running_server(root, migrated, root / "store") as address:
+        yield address, root / "store"
+
+
+@contextmanager
+def running_server(root: Path, migrated: Path, store: Path) -> Iterator[str]:
+    """A real MLflow server with an empty database in ``root``, which serves ``store/mlflow``; its address."""
     shutil.copy(migrated, root / "mlflow.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{root}/mlflow.db",
-        "--serve-artifacts",
-        "--artifacts-destination",
-        f"{root}/store/mlflow",
-    ]
+    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--serve-artifacts", "--artifacts-destination", f"{store}/mlflow"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (root / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=root, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         _await(address, process, root / "log")
-        yield address, root / "store"
+        yield address
     finally:
         os.killpg(process.pid, 15)
         process.wait(20)
