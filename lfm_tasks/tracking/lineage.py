@@ -25,8 +25,8 @@ HEADLINES = (
     "validation_loss_best",
     "train_loss_final",
     "loss",
-    "rows/kept",
-    "rows/kept",
+    "rows",
+    "rows",
     "moved",
 )
 
