@@ -25,7 +25,7 @@ HEADLINES = (
     "validation_loss_best",
     "train_loss_final",
     "loss",
-    "rows",
+    "rows/kept",
     "rows",
     "moved",
 )
