@@ -31,7 +31,7 @@ def test_a_question_is_answered_in_required_actions_and_the_champion_moves(page,
         page.get_by_role("button", name="Approve").click()
     assert answered.value.ok
     assert live.wait(run_id) == "success", live.states(run_id)
-    assert live.client.get_model_version_by_alias(name, "champion").version == 1
+    assert live.client.get_model_version_by_alias(name, "champion").version == "1"
 
     page.goto(f"{live.stack.addresses.airflow}/lfm/?view=timeline&name={name}")
     event = page.locator("ol.timeline > li.promotion")
