@@ -35,6 +35,6 @@ def test_a_question_is_answered_in_required_actions_and_the_champion_moves(page,
 
     page.goto(f"{live.stack.addresses.airflow}/lfm/?view=timeline&name={name}")
     event = page.locator("ol.timeline > li.promotion")
-    event.get_by_text("Approved by admin").wait_for()
+    event.locator("p.answer").get_by_text("Approved by admin").wait_for()
     event.get_by_role("button", name=f"lfm_adapt · {run_id}").click()
     page.locator("#graph[data-placed]").wait_for()
