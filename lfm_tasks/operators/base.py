@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTerminated
 
 from lfm_tasks.config import parse_config
@@ -14,6 +16,7 @@ from lfm_tasks.errors import ConfigError, LfmError, unknown_name
 from lfm_tasks.form import config_values, override
 from lfm_tasks.operators.connections import environment_from_connections
 from lfm_tasks.operators.events import announce
+from lfm_tasks.page.mount import PREFIX
 from lfm_tasks.registry import Step
 from lfm_tasks.runner.job import AirflowTask, Job, JobResult, numbered_inputs
 from lfm_tasks.runner.launcher import Child
@@ -36,6 +39,16 @@ class MlflowRunLink(BaseOperatorLink):
         return getattr(operator, "run_url", "")
 
 
+class LineageLink(BaseOperatorLink):
+    name = "Lineage"
+    xcom_key = "lineage_url"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """The lineage page inside Airflow, about this task; an address below Airflow's own."""
+        asked = urlencode({"dag_id": ti_key.dag_id, "run_id": ti_key.run_id, "task_id": ti_key.task_id, "map_index": ti_key.map_index})
+        return f"{conf.get('api', 'base_url', fallback='/').rstrip('/')}/plugin/lineage{PREFIX}/?{asked}"
+
+
 class StepOperator(BaseOperator):
     """Run one step.
 
@@ -50,7 +63,7 @@ class StepOperator(BaseOperator):
 
     step: ClassVar[str]
     template_fields: Sequence[str] = ("inputs", "config")
-    operator_extra_links = (MlflowRunLink(),)
+    operator_extra_links = (MlflowRunLink(), LineageLink())
 
     def __init__(
         self,
@@ -68,6 +81,7 @@ class StepOperator(BaseOperator):
         self.config = {} if config is None else config
         self.run_url = ""
         self._child: Child | None = None
+        self._lineage: tuple[str | None, JobResult] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         try:
@@ -81,6 +95,7 @@ class StepOperator(BaseOperator):
             raise
         result = self._child.follow(self.log.info)
         self.run_url = result.run_url or ""
+        self._lineage = (job.config.get("method"), result)
         if result.state != "success":
             raise _failure(result)
         announce(context, self.outlets, STEPS[self.step], job, result)
@@ -103,7 +118,15 @@ class StepOperator(BaseOperator):
         """Give the outputs to the tasks after this one, each under its name; returns the task's own result."""
         for name, reference in result.outputs.items():
             context["ti"].xcom_push(key=name, value=reference)
-        return result.model_dump(mode="json", exclude={"error", "state"})
+        return result.model_dump(mode="json", exclude={"error", "state", "inputs"})
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Called by Airflow's OpenLineage provider, where that is installed, when the task ended well or failed."""
+        if self._lineage is None:
+            return None
+        from lfm_tasks.operators.openlineage import facets
+
+        return facets(STEPS[self.step], *self._lineage)
 
     def on_kill(self) -> None:
         """Called on SIGTERM, the only thing that is: stop the child (it checkpoints), close its run, end the task.

@@ -70,6 +70,7 @@ class JobResult(Config):
     """What a job ended with: what ``lfm run-job`` writes and the operator reads."""
 
     state: str = Field(description="success, failed or killed.")
+    inputs: dict[str, Any] = Field(default_factory=dict, description="Input name to what was given, as in the record.")
     outputs: dict[str, str] = Field(default_factory=dict, description="Output name to sha256 reference.")
     cache: str = Field("off", description="hit, miss or off.")
     record: str | None = Field(None, description="Address of the record.")

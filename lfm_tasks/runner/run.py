@@ -184,6 +184,7 @@ def _input_entry(resolved: Resolved) -> dict[str, Any]:
 def _result(attempt: Attempt, record: dict[str, Any], address: str, cache: str, tracker: Tracker) -> JobResult:
     return JobResult(
         state="success",
+        inputs=record["inputs"],
         outputs={name: f"sha256:{output['sha256']}" for name, output in record["outputs"].items()},
         cache=cache,
         record=address,

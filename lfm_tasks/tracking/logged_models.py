@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 SHA256 = "lfm.sha256"
+PAGE = "lfm.page"
 KINDS = ("model", "adapter")
 
 
@@ -77,7 +78,7 @@ class LoggedModels:
         return self._store.find(sha256).kind
 
     def source(self, kind: str, sha256: str, evidence: str) -> dict[str, Any]:
-        """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel and tags.
+        """What ``create_model_version`` needs to register an artifact: source, run, LoggedModel, tags and a way to its lineage.
 
         Raises :class:`ConfigError` where MLflow does not serve the store's ``mlflow/`` directory.
         """
@@ -87,7 +88,8 @@ class LoggedModels:
         tags |= {key: model.tags[key] for key in ("lfm.record", "lfm.base_sha256") if key in model.tags}
         uri = self._store.find(sha256).uri
         source = uri if self._store.backend.local_path("mlflow") is None else self._served(model)
-        return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags}
+        about = f"[Lineage]({model.tags[PAGE]})" if PAGE in model.tags else None
+        return {"source": source, "run_id": model.source_run_id, "model_id": model.model_id, "tags": tags, "description": about}
 
     def withdraw(self, sha256: str, files: Mapping[str, str]) -> None:
         """Take an artifact's ``files`` {path: sha256} out of its LoggedModel's directory, and tag that it was collected.

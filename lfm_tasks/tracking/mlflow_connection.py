@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
@@ -16,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from lfm_tasks.errors import ConfigError, TrackingUnavailable
 from lfm_tasks.settings import Settings
+from lfm_tasks.tracking.rest import without_credentials
 
 SECONDS_BEFORE_RETRY = 0.5
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED"}
@@ -92,14 +92,6 @@ def is_missing(error: MlflowException) -> bool:
     return error.error_code in MISSING or (
         error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(error) and "not found" in str(error)
     )
-
-
-def without_credentials(uri: str) -> str:
-    """``uri`` as it may be shown: no user, no password, no query."""
-    parts = urlsplit(uri)
-    if parts.scheme.startswith("sqlite"):
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _code(error: Exception) -> str:

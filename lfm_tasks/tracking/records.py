@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -134,8 +135,16 @@ def _dataset_name(entry: Mapping[str, Any]) -> str:
 def _note(record: Record) -> str:
     what = " · ".join(part for part in (record["step"], record.get("method")) if part)
     hit = f" Cache hit: the work was done by record `{record['cache']['record']}`." if record["cache"]["hit"] else ""
-    url = (record.get("airflow") or {}).get("url")
-    return f"**{what}**.{hit}" + (f" [Task log in Airflow]({url})" if url else "")
+    links = {"Task log in Airflow": (record.get("airflow") or {}).get("url"), "Lineage": page_url(record)}
+    return f"**{what}**.{hit}" + "".join(f" [{name}]({url})" for name, url in links.items() if url)
+
+
+def page_url(record: Record) -> str | None:
+    """Address of the lineage page in the Airflow that ran the record's task."""
+    airflow = record.get("airflow") or {}
+    base, found, _ = (airflow.get("url") or "").partition("/dags/")
+    asked = {name: airflow.get(name) for name in ("dag_id", "run_id", "task_id")}
+    return f"{base}/plugin/lineage/lfm/?{urlencode(asked)}" if found else None
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:

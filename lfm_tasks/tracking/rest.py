@@ -1,4 +1,4 @@
-"""Two small requests to MLflow without MLflow: for a task that is being killed and has three seconds left. Light to import."""
+"""Small requests to MLflow without MLflow: for a task that is being killed and has three seconds left. Light to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from lfm_tasks.errors import TrackingUnavailable
 from lfm_tasks.tracking.filters import equals
@@ -49,9 +49,9 @@ def finish_parent(tracking_uri: str, project: str, key: str, status: str, timeou
 
 def request(tracking_uri: str, path: str, body: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
     """One request to MLflow's REST API 2.0 (GET without a body). Raises :class:`FileNotFoundError` on 404."""
-    address = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}"
+    address = f"{without_credentials(tracking_uri).rstrip('/')}/api/2.0/mlflow/{path}"
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json", **_authorization()})
+    asked = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json", **_authorization(tracking_uri)})
     try:
         with urllib.request.urlopen(asked, timeout=timeout) as answer:
             return json.load(answer)
@@ -63,8 +63,19 @@ def request(tracking_uri: str, path: str, body: dict[str, Any] | None, timeout: 
         raise TrackingUnavailable(f"MLflow did not answer to {path.partition('?')[0]} within {timeout:g} s: {error}.") from error
 
 
-def _authorization() -> dict[str, str]:
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+def without_credentials(uri: str) -> str:
+    """``uri`` as it may be shown: no user, no password, no query."""
+    parts = urlsplit(uri)
+    if parts.scheme.startswith("sqlite"):
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _authorization(tracking_uri: str) -> dict[str, str]:
+    """From the address itself, as MLflow's client takes it, else from the environment."""
+    parts = urlsplit(tracking_uri)
+    user = unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if user and password:
         return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")

@@ -20,7 +20,7 @@ from lfm_tasks.tracking import records
 from lfm_tasks.tracking.cost import FREE, Prices
 from lfm_tasks.tracking.filters import equals
 from lfm_tasks.tracking.ledger import Ledger
-from lfm_tasks.tracking.logged_models import LoggedModels
+from lfm_tasks.tracking.logged_models import PAGE, LoggedModels
 from lfm_tasks.tracking.mlflow_connection import Connection, is_missing
 from lfm_tasks.tracking.models import RegisteredModels
 from lfm_tasks.tracking.redact import redact
@@ -172,6 +172,7 @@ class Tracker:
     def _link(self, run: Run, record: dict[str, Any], address: str, logged: LoggedModels) -> dict[str, str]:
         """Draw the edges that the run does not have yet."""
         run_id, about = run.info.run_id, {records.RECORD: address, "lfm.step": record["step"], "lfm.method": record.get("method")}
+        about[PAGE] = records.page_url(record)
         given, made = records.input_models(record), records.models(record, "outputs")
         logged.look_up(given | made)
         inputs, outputs = logged.ensure(given), logged.ensure(made, run_id, records.clean_tags(about))

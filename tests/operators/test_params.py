@@ -71,3 +71,12 @@ def test_forms_import_nothing_heavy():
         f"print(json.dumps(sorted({heavy!r} & set(sys.modules))))"
     )
     assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == []
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_a_form_can_be_sent_as_it_opens(name):
+    """Airflow's form asks for every text that may not be null, so a text that may be empty must be able to be null."""
+    for field, schema in form_fields(STEPS[name], name).items():
+        assert schema.get("default") != "", field
+        if isinstance(schema.get("default"), str) and "\n" in schema["default"]:
+            assert schema["format"] == "multiline", field

@@ -1,0 +1,236 @@
+"""What an operator and an auditor do in the browser, against the live stack: form, run, lineage, MLflow, history, comparison."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.tracking.tracking_records import make_record
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+SCRIPT = "<script>alert('lineage')</script><img src=x onerror=alert(1)>"
+
+
+class LineagePage:
+    """The page, alone or in Airflow's frame."""
+
+    def __init__(self, page, frame=None):
+        self.page, self.frame = page, frame or page
+
+    def placed(self):
+        """Wait until the graph is drawn; how many nodes it has."""
+        self.frame.locator("#graph[data-placed]").wait_for()
+        return int(self.frame.locator("#graph").get_attribute("data-nodes"))
+
+    def click_node(self, **wanted):
+        """Click the first node in the drawing whose data are as wanted, where a person would."""
+        canvas = self.frame.locator("#graph")
+        place = canvas.evaluate(
+            """(graph, wanted) => {
+                const cy = graph._cyreg.cy;
+                const node = cy.nodes().filter((one) => Object.entries(wanted).every(([key, value]) => one.data(key).startsWith(value)))[0];
+                cy.zoom(1);
+                cy.center(node);
+                return node.renderedPosition();
+            }""",
+            wanted,
+        )
+        canvas.click(position=place)
+
+    @property
+    def panel(self):
+        return self.frame.locator("aside")
+
+
+@pytest.fixture(scope="module")
+def adapted(live):
+    """A finished run of lfm_adapt."""
+    run_id = live.trigger()
+    assert live.wait(run_id) == "success"
+    return run_id
+
+
+@pytest.fixture
+def open_page(page, live):
+    def open_(query=""):
+        page.goto(f"{live.stack.addresses.airflow}/lfm/{query}")
+        return LineagePage(page)
+
+    return open_
+
+
+def fill_form(page, sections):
+    """Fill the trigger form in, section by section: Airflow keeps one open at a time."""
+    dialog = page.get_by_role("dialog")
+    for section, values in sections.items():
+        heading = dialog.get_by_role("button", name=section, exact=True)
+        if heading.get_attribute("aria-expanded") != "true":
+            heading.click()
+        for name, value in values.items():
+            field = dialog.locator(f"[name=element_{name}]")
+            if field.get_attribute("type") == "hidden":
+                field.locator("xpath=..").get_by_role("combobox").click()
+                page.get_by_role("option", name=value, exact=True).click()
+            else:
+                field.fill(value)
+                field.blur()
+    return dialog
+
+
+def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
+    page.goto(f"{live.stack.addresses.airflow}/dags/lfm_adapt")
+    page.get_by_role("button", name="Trigger").first.click()
+    dialog = fill_form(
+        page,
+        {
+            "What to adapt": {"model": f"file://{live.data}/model", "data": f"file://{live.data}/rows.jsonl", "general": ""},
+            "Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"},
+            "Tune: Method": {"tune_method": "Full fine-tuning"},
+            "Tune: Optimiser": {"tune_learning_rate": "0.01"},
+            "Tune: Length": {"tune_epochs": "6"},
+            "Promote: Promotion": {"promote_model_name": "from-the-form"},
+        },
+    )
+    with page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/dagRuns")) as triggered:
+        dialog.get_by_role("button", name="Trigger", exact=True).click()
+    run_id = triggered.value.json()["dag_run_id"]
+    assert live.wait(run_id) == "success", live.states(run_id)
+    record = live.records(run_id)["tune"]
+    assert record["method"] == "full" and record["config"]["epochs"] == 6
+
+    page.goto(f"{live.stack.addresses.airflow}/dags/lfm_adapt/runs/{run_id}")
+    page.get_by_role("link", name="Lineage").last.click()
+    shown = LineagePage(page, page.frame_locator("iframe"))
+    assert shown.placed() >= 10
+    shown.click_node(label="tune")
+    shown.panel.get_by_text("tune · full").first.wait_for()
+    with page.context.expect_page() as opened:
+        shown.panel.get_by_role("link", name="MLflow run").click()
+    assert opened.value.url.startswith(live.stack.addresses.mlflow)
+    assert record["mlflow"]["run_id"] in opened.value.url
+
+
+def test_the_panel_leads_from_a_model_to_the_step_that_made_it(open_page, live, adapted):
+    shown = open_page("?reference=models:/toy-topics@champion")
+    shown.placed()
+    shown.panel.get_by_text("toy-topics version 1 (champion)").wait_for()
+    shown.panel.get_by_role("button", name="tune · full").click()
+    shown.panel.get_by_role("heading", name="tune · full").wait_for()
+    shown.panel.get_by_text("Config", exact=True).click()
+    assert shown.panel.get_by_role("row", name="learning_rate 0.01").is_visible()
+    address = shown.panel.get_by_role("link", name="Airflow task").get_attribute("href")
+    assert "/dags/lfm_adapt/runs/manual__" in address and address.endswith("/tasks/tune")
+
+
+def test_what_is_hidden_stays_connected(open_page, adapted):
+    shown = open_page("?reference=models:/toy-topics@champion")
+    shown.placed()
+    shown.frame.get_by_role("button", name="all steps").click()
+    shown.frame.get_by_role("button", name="report").click()
+    count = "graph => ({nodes: graph._cyreg.cy.nodes().length, alone: graph._cyreg.cy.nodes().filter((one) => one.degree() === 0).length})"
+    shown.page.wait_for_function(f"() => ({count})(document.querySelector('#graph')).nodes < 8")
+    left = shown.frame.locator("#graph").evaluate(count)
+    assert left["nodes"] > 2 and left["alone"] == 0
+
+
+def test_a_search_finds_a_step_and_opens_it(open_page, adapted):
+    shown = open_page()
+    shown.page.keyboard.press("/")
+    shown.frame.locator("#search").fill("gate lfm_adapt")
+    shown.frame.locator("#found").get_by_role("button", name="gate").first.click()
+    shown.placed()
+    shown.panel.get_by_role("heading", name="gate").wait_for()
+    assert shown.panel.get_by_text("promote", exact=True).is_visible()
+
+
+def test_the_history_of_a_model_says_who_moved_it_and_why(open_page, adapted):
+    shown = open_page("?view=timeline&name=toy-topics")
+    event = shown.frame.locator("ol.timeline > li.promotion").last
+    event.get_by_text("first version").wait_for()
+    assert event.get_by_text("by admin").is_visible()
+    assert event.get_by_text("an improvement that chance does not explain").is_visible()
+    shown.frame.get_by_text("the hash chain in the store holds together").wait_for()
+    event.get_by_role("button", name="report").click()
+    shown.placed()
+
+
+def test_two_models_are_compared_down_to_their_layers(open_page, live, adapted):
+    base = live.records(adapted)["tune"]["inputs"]["model"]["sha256"]
+    shown = open_page(f"?view=compare&a=sha256:{base}&b=models:/toy-topics@champion")
+    shown.frame.get_by_text("B is better").first.wait_for()
+    layers = shown.frame.locator("table.bars tr")
+    assert layers.count() >= 3
+    assert layers.filter(has_text="model.layers.0").locator("svg rect").count() == 2
+
+
+def test_what_a_record_says_is_text(open_page, live, adapted):
+    task = {
+        "dag_id": "lfm_adapt",
+        "run_id": SCRIPT,
+        "task_id": SCRIPT,
+        "map_index": -1,
+        "try_number": 1,
+        "url": "javascript:alert(1)",
+        "user": SCRIPT,
+    }
+    given = next(iter(live.records(adapted)["tune"]["inputs"].values()))
+    model = type("Artifact", (), {"kind": given["kind"], "sha256": given["sha256"]})()
+    record = make_record("tune", {SCRIPT: model}, {}, method=SCRIPT, config={SCRIPT: SCRIPT}, metrics={SCRIPT: 1.0}, airflow=task)
+    address = live.store.put_record(record | {"summary": {"outcome": SCRIPT, "reasons": [SCRIPT]}})
+    open_page().page.wait_for_timeout(3000)
+    shown = open_page(f"?reference={address}")
+    shown.placed()
+    shown.panel.get_by_text(SCRIPT).first.wait_for()
+    assert shown.frame.locator("script:not([src]), img").count() == 0
+    hrefs = shown.panel.get_by_role("link").evaluate_all("links => links.map((one) => one.protocol)")
+    assert set(hrefs) <= {"http:", "https:"}
+
+
+def test_it_follows_airflows_theme(page, live, adapted):
+    page.goto(f"{live.stack.addresses.airflow}/plugin/lineage")
+    inside = page.frame_locator("iframe").locator("html")
+    page.frame_locator("iframe").get_by_text("Registered models").wait_for()
+    for theme in ("dark", "light"):
+        page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+        page.frame_locator("iframe").locator(f"html[data-theme={theme}]").wait_for()
+    light = inside.evaluate("root => getComputedStyle(document.body).backgroundColor")
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    page.frame_locator("iframe").locator("html[data-theme=dark]").wait_for()
+    assert inside.evaluate("root => getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_without_a_session_the_page_says_so_and_shows_nothing(browser, live, adapted):
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(f"{live.stack.addresses.airflow}/lfm/?reference=models:/toy-topics@champion")
+    opened.get_by_text("Your session has ended. Log in to Airflow again").wait_for()
+    assert opened.get_by_text("tune").count() == 0
+    context.close()
+
+
+def test_mlflow_may_go_while_the_page_is_open(open_page, live, adapted):
+    shown = open_page("?reference=models:/toy-topics@champion")
+    shown.placed()
+    with stopped(live, "mlflow"):
+        shown.page.wait_for_timeout(16_000)  # MLflow is asked again after fifteen seconds
+        shown.panel.get_by_role("button", name="tune · full").click()
+        shown.panel.get_by_role("heading", name="tune · full").wait_for()
+        shown.frame.get_by_text("does not answer: links to it may lead nowhere").wait_for()
+        shown.page.reload()
+        assert shown.placed() >= 10
+
+
+@contextmanager
+def stopped(live, name):
+    """Freeze a server of the stack: it accepts connections and answers none."""
+    root = next(one.process.pid for one in live.stack.supervisor.running if one.component.name == name)
+    tree = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    for process in tree:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in tree:
+            process.resume()
