@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,10 @@ from lfm_tasks.settings import settings
 from tests.conftest import ROOT
 from tests.toys import make_llama
 
-pytest.importorskip("airflow.providers.openlineage", reason="apache-airflow-providers-openlineage is not installed")
 pytestmark = pytest.mark.slow
+
+VERSIONS = ("openlineage-python==1.54.0", "openlineage-integration-common==1.54.0", "openlineage-sql==1.54.0")
+PROVIDER = ("apache-airflow-providers-openlineage==2.20.3", *VERSIONS)
 
 DAG = """
 from airflow.sdk import DAG
@@ -33,8 +36,23 @@ DagBag(conf.get("core", "dags_folder")).dags["toy"].test()
 """
 
 
+@pytest.fixture(scope="session")
+def provider() -> Path:
+    """A directory with the provider, which is optional: beside the environment, so that no other Airflow process loads it."""
+    directory = Path(os.environ.get("LFM_HOME", ROOT / ".lfm")).resolve() / "test" / "openlineage"
+    complete = directory / PROVIDER[0]
+    if not complete.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
+        done = subprocess.run([*command, "--target", str(directory), *PROVIDER], capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            assert os.environ.get("CI") != "true", done.stderr
+            pytest.skip(f"pip cannot get the OpenLineage provider: {done.stderr.strip()[-300:]}")
+        complete.touch()
+    return directory
+
+
 @pytest.fixture
-def events(home, tmp_path):
+def events(home, tmp_path, provider):
     """Run the step prepare as a task in an Airflow of its own; the events by their type."""
 
     def run(data: str) -> dict[str, dict]:
@@ -42,7 +60,7 @@ def events(home, tmp_path):
         environment = os.environ | {
             "LFM_HOME": str(home),
             "LFM_ALLOWED_PREFIXES": f"file://{tmp_path}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(provider)]),
             "AIRFLOW_HOME": str(tmp_path / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
