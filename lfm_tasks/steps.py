@@ -96,7 +96,7 @@ STEPS.add(
         title="Approve",
         config="lfm_tasks.promotion.config:ApproveConfig",
         run="lfm_tasks.promotion.approve:run",
-        inputs={"decision": InputSpec(("report",), "The gate's decision that was asked about.")},
+        inputs={"decision": InputSpec(("report",), "The gate's decision that was asked about.", refuse_revoked=True)},
         outputs={"answer": "report"},
         code=("lfm_tasks.promotion",),
         cached=False,

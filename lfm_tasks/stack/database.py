@@ -24,6 +24,8 @@ SUPERUSER = "postgres"
 SERVICE_USER = "nobody"
 """Who runs PostgreSQL when we are root, which it refuses."""
 SOCKET_PATH_LIMIT = 100
+ABANDONED = "5min"
+"""A killed scheduler's workers keep its connection, and with it the lock that the next scheduler waits for."""
 
 
 @contextmanager
@@ -70,7 +72,8 @@ def _initdb(data: Path) -> list[str]:
 
 
 def _server(data: Path, sockets: Path, prefix: list[str]) -> Component:
-    command = (*prefix, str(binaries() / "postgres"), "-D", str(data), "-h", "", "-k", str(sockets), "-c", "unix_socket_permissions=0700")
+    options = ("-c", "unix_socket_permissions=0700", "-c", f"idle_in_transaction_session_timeout={ABANDONED}")
+    command = (*prefix, str(binaries() / "postgres"), "-D", str(data), "-h", "", "-k", str(sockets), *options)
     # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients.
     return Component("postgres", command, os.environ, lambda: _answers(sockets), seconds=60, stop_signal=signal.SIGINT)
 

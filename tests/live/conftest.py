@@ -47,6 +47,7 @@ class Live:
             "prepare_prompt_template": "Article: {text}\nTopic:",
             "gate_must_not_regress": [],
             "promote_model_name": "toy-topics",
+            "promote_approval": "never",
             **params,
         }
 
