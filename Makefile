@@ -14,7 +14,7 @@ up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # make bench: all; make bench NAME=parse: one
 bench: $(READY)
