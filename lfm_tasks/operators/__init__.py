@@ -7,6 +7,7 @@ from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
     EvaluateOperator,
     GateOperator,
+    MergeOperator,
     NoveltyOperator,
     PrepareOperator,
     PromoteOperator,
@@ -22,6 +23,7 @@ __all__ = [
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeOperator",
     "NoveltyOperator",
     "PlanSweepOperator",
     "PrepareOperator",
