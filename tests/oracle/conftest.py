@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lfm_tasks.settings import settings
+from tests.oracle.mergekit_environment import MergekitMissing, install
+
+
+@pytest.fixture(scope="session")
+def mergekit() -> Path:
+    """The interpreter that has mergekit."""
+    try:
+        return install(settings().home.resolve() / "test" / "mergekit")
+    except MergekitMissing as error:
+        pytest.skip(str(error))
