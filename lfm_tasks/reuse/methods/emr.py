@@ -14,8 +14,6 @@ from lfm_tasks.reuse.methods.task_vectors import combine_deltas
 
 def emr(group: Group, options: EmrConfig) -> Tensor:
     """theta_0 + tau, the unified vector; or theta_0 + l_t m_t tau of task t, m_t where the signs agree, l_t one factor per model."""
-    if options.task > len(group.models):
-        raise ConfigError(f"task={options.task}: only {len(group.models)} models are merged. Give the number of one of them, or 0.")
     factor = _factor(group.surveyed[0]) if options.task else 1.0
 
     def merge(_: slice, base: Tensor, *models: Tensor) -> Tensor:
@@ -34,7 +32,9 @@ def elected(deltas: list[Tensor]) -> Tensor:
 
 
 def _masses(group: Group, options: EmrConfig) -> Tensor:
-    """[sum |tau_t|, sum |m_t tau|]"""
+    """[sum |tau_t|, sum |m_t tau|]; raises :class:`ConfigError` where there is no such task."""
+    if options.task > len(group.models):
+        raise ConfigError(f"task={options.task}: only {len(group.models)} models are merged. Give the number of one of them, or 0.")
 
     def masses(_: slice, base: Tensor, *models: Tensor) -> Tensor:
         deltas = [model - base for model in models]
