@@ -37,6 +37,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="merge",
+        title="Merge",
+        config="lfm_tasks.reuse.config:MergeConfig",
+        run="lfm_tasks.reuse.merge:run",
+        inputs={
+            "models": InputSpec(("model",), "Models of one architecture and vocabulary, in order.", many=True),
+            "base": InputSpec(("model",), "Model that they were made from; task vectors are differences from it.", required=False),
+        },
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",

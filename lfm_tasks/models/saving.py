@@ -30,6 +30,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 PIPELINES = {
     "text-generation": "TextGenerationPipeline",
     "text-classification": "TextClassificationPipeline",
@@ -66,6 +67,29 @@ def save_model(
     loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     description = mlmodel(type(model).__name__, type(loaded).__name__)
     (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
+
+
+def save_companions(source: Path, directory: Path, *, dtype: str | None = None) -> None:
+    """Put beside the weights in ``directory`` what the model directory ``source`` has beside its own, and what MLflow needs.
+
+    ``dtype`` is written into the config where the weights were cast to it. A directory without a tokenizer (a vision model)
+    gets no ``MLmodel``.
+    """
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+    config = json.loads((directory / "config.json").read_text())
+    if dtype is not None:
+        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
+        _write_json(directory / "config.json", config)
+    if (source / "tokenizer.json").is_file():
+        for target in (directory, directory / "components" / "tokenizer"):
+            _save_tokenizer(source, target)
+        loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        description = mlmodel((config.get("architectures") or ["Model"])[0], type(loaded).__name__)
+        (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
+    for path in sorted(directory.rglob("*.json")):
+        _forget_paths(path)
 
 
 def mlmodel(architecture: str, tokenizer_type: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
     EvaluateOperator,
     GateOperator,
+    MergeOperator,
     NoveltyOperator,
     PrepareGeneralOperator,
     PrepareOperator,
@@ -23,6 +24,7 @@ __all__ = [
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeOperator",
     "NoveltyOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",

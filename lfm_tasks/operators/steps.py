@@ -39,6 +39,12 @@ class TuneOperator(StepOperator):
     step = "tune"
 
 
+class MergeOperator(StepOperator):
+    """Several models to one, without data."""
+
+    step = "merge"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

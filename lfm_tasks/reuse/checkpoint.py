@@ -1,0 +1,91 @@
+"""Checkpoints of models as named tensors: read in place from safetensors files, sharded or not, for any architecture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lfm_tasks.errors import InvalidInput
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    file: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The weights of one model directory. Tensors are views of the mapped files: nothing is copied, nothing may be written."""
+
+    def __init__(self, name: str, key: str, directory: Path) -> None:
+        """``name`` for messages; ``key`` is the content's hash."""
+        self.name, self.key, self.directory = name, key, directory
+        self._files = {file: safe_open(directory / file, framework="pt") for file in self._file_names()}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Raises :class:`InvalidInput` for a dtype that cannot be merged (quantised weights)."""
+        found = {}
+        for file, opened in self._files.items():
+            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
+                entry = opened.get_slice(name)
+                if entry.get_dtype() not in DTYPES:
+                    raise InvalidInput(
+                        f"{self.name}: {name} is stored as {entry.get_dtype()}. Allowed: {', '.join(DTYPES)}. Save the model unquantised."
+                    )
+                found[name] = TensorInfo(file, DTYPES[entry.get_dtype()], tuple(entry.get_shape()))
+        return found
+
+    def read(self, name: str) -> Tensor:
+        return self._files[self.tensors[name].file].get_tensor(name)
+
+    def _file_names(self) -> list[str]:
+        if (self.directory / INDEX).is_file():
+            return sorted(set(json.loads((self.directory / INDEX).read_text())["weight_map"].values()))
+        if (self.directory / SINGLE).is_file():
+            return [SINGLE]
+        found = sorted(path.name for path in self.directory.glob("*.safetensors"))
+        if len(found) != 1:
+            raise InvalidInput(
+                f"{self.name} has no {SINGLE} and no {INDEX}; its safetensors files: {', '.join(found) or 'none'}. "
+                "Save the model by save_pretrained."
+            )
+        return found
+
+
+def depths(names: list[str]) -> dict[str, float]:
+    """Place of each tensor from 0 (first layer, and outside of layers) to 1 (last layer).
+
+    Layers are the numbered parts of the names that stand at one place in most of them (``model.layers.7.…``).
+    """
+    places = {name: match for name in names if (match := re.match(r"(.*?)\b(\d+)\b", name))}
+    if not places:
+        return dict.fromkeys(names, 0.0)
+    prefix = Counter(match[1] for match in places.values()).most_common(1)[0][0]
+    layers = {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
+    last = max(1, *layers.values()) if len(layers) > 1 else 1
+    return {name: layers.get(name, 0) / last for name in names}

@@ -1,0 +1,50 @@
+"""What a merge kernel is given, and what a merge method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfm_tasks.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tensors of one name, all of one shape, in the dtypes they are stored in. Borrowed: a kernel never writes to them."""
+
+    name: str
+    base: Tensor | None
+    models: tuple[Tensor, ...]
+    keys: tuple[str, ...]
+    """Content hash of each model: with ``seed`` and ``name`` it keys all randomness."""
+    dtype: torch.dtype
+    """Of the result."""
+    seed: int = 0
+    depth: float = 0.0
+    """0 in the first layer (and outside of layers), 1 in the last."""
+    surveyed: tuple[Tensor, ...] = ()
+    """Sums over all tensors of the model, one for each survey of the method that is done."""
+
+    def stream(self, model: int, purpose: str) -> np.random.Generator:
+        """Random numbers of one model's tensor, the same wherever and whenever they are drawn."""
+        return np.random.Generator(np.random.SFC64(derive_seed(self.seed, purpose, self.keys[model], self.name)))
+
+
+Survey = Callable[[Group, Any], Tensor]
+"""A tensor's part of a sum over the whole model."""
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    kernel: Callable[[Group, Any], Tensor]
+    """``(group, options) -> merged``, of the group's shape and dtype."""
+    base: Literal["required", "optional", "ignored"]
+    least: int = 1
+    most: int | None = None
+    surveys: Callable[[Any], tuple[Survey, ...]] = lambda options: ()
+    """Passes over all tensors that come before the merge; each sees the sums of those before it."""

@@ -1,0 +1,60 @@
+"""The step *merge*: several models to one, by a method that works on each tensor and needs no data."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lfm_tasks.catalogue import METHODS
+from lfm_tasks.models.safety import check_model_directory
+from lfm_tasks.models.saving import save_companions
+from lfm_tasks.reuse.checkpoint import Checkpoint
+from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.streaming import Merge
+from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
+
+
+def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    method, options = METHODS[config.method].function, config.method_config()
+    base = open_checkpoint(inputs["base"]) if "base" in inputs else None
+    models = [open_checkpoint(model) for model in all_of(inputs, "models")]
+    dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+    planned = plan(base, models, method, config.keep, dtype, context.workdir)
+    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every)
+    context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
+    directory = context.workdir / "model"
+    merge.run(directory)
+    save_companions(merge.donor.directory, directory, dtype=None if config.dtype == "auto" else config.dtype)
+    return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge), summary=_summary(config, merge))
+
+
+def open_checkpoint(source: Input) -> Checkpoint:
+    """Raises :class:`~lfm_tasks.errors.UnsafeModel` for a directory that holds more than data."""
+    check_model_directory(source.path)
+    return Checkpoint(source.reference, source.sha256, source.path)
+
+
+def _metrics(merge: Merge) -> dict[str, float]:
+    read = sum(one.dtype.itemsize * torch.Size(one.shape).numel() for model in merge.sources for one in model.tensors.values())
+    return {
+        "tensors": float(len(merge.planned)),
+        "parameters": float(sum(torch.Size(one.shape).numel() for one in merge.planned)),
+        "bytes_read": float(read),
+        "bytes_written": float(sum(one.size for one in merge.planned)),
+        "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+    }
+
+
+def _summary(config: MergeConfig, merge: Merge) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "models": [model.name for model in merge.models],
+        "base": merge.base.name if merge.base else None,
+        "layout_of": merge.donor.name,
+        "kept": sorted(one.name for one in merge.planned if not one.merged),
+        "dtypes": sorted({str(one.dtype).removeprefix("torch.") for one in merge.planned}),
+    }

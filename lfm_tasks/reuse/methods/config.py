@@ -1,0 +1,175 @@
+"""Options of the merge methods. Light to import.
+
+An option of one name has one meaning and one default in every method: the form shows it once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lfm_tasks.config import Config
+from lfm_tasks.errors import ConfigError
+
+MAX_MODELS = 64
+Elect = Literal["sum", "weighted"]
+Combine = Literal["mean", "sum", "max"]
+
+WEIGHTS = Field([], max_length=MAX_MODELS, description="A weight for each model, in their order; none gives each 1.")
+NORMALIZE = Field(True, description="Divide the weights by their sum.")
+SCALE = Field(1.0, ge=-100, le=100, description="Factor of the merged task vector; negative values unlearn.")
+DENSITY = Field(0.2, gt=0, le=1, description="Share of each task vector that is kept.")
+ELECT = Field("sum", description="Whose sign wins: that of the sum of the task vectors, or of their weighted sum.")
+COMBINE = Field("mean", description="How the task vectors of the winning sign are combined.")
+DROP_RATE = Field(0.5, ge=0, lt=1, description="Probability p that an element of a task vector is dropped.")
+RESCALE = Field("inverse", description="What is kept is scaled by 1/(1-p), or so that each task vector's L1 norm stays, or not at all.")
+FRACTION_T = Field(0.5, ge=0, le=1, description="Way from the first model (0) to the second (1).")
+Rescale = Literal["inverse", "l1", "none"]
+
+
+class WeightedOptions(Config):
+    weights: list[float] = WEIGHTS
+
+    def weights_of(self, models: int) -> list[float]:
+        """One for each model. Raises :class:`ConfigError` where their number is another."""
+        if self.weights and len(self.weights) != models:
+            raise ConfigError(f"weights: {len(self.weights)} were given for {models} models. Give one for each, in their order.")
+        return list(self.weights) or [1.0] * models
+
+    def normalized(self, models: int) -> list[float]:
+        """Divided by their sum. Raises :class:`ConfigError` where that is zero."""
+        return divided_by_sum(self.weights_of(models), "weights")
+
+
+def divided_by_sum(weights: list[float], name: str) -> list[float]:
+    total = sum(weights)
+    if abs(total) < 1e-8 * max(1.0, *map(abs, weights)):
+        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set normalize=false.")
+    return [weight / total for weight in weights]
+
+
+class UniformSoupConfig(Config):
+    """A uniform soup has no options."""
+
+
+class LinearConfig(WeightedOptions):
+    normalize: bool = NORMALIZE
+
+
+class WeightedConfig(LinearConfig):
+    deep_weights: list[float] = Field(
+        [], max_length=MAX_MODELS, description="Weights in the last layer; between it and the first they go linearly. None: as weights."
+    )
+
+
+class ExpoConfig(Config):
+    alpha: float = Field(0.3, ge=-1, le=100, description="How far to go beyond the model, as a share of its way from the base.")
+
+
+class TaskArithmeticConfig(WeightedOptions):
+    scale: float = SCALE
+
+
+class LinesConfig(WeightedOptions):
+    shallow: float = Field(0.3, ge=-100, le=100, description="Scale of the task vectors in the first layer and outside of layers.")
+    deep: float = Field(1.0, ge=-100, le=100, description="Scale of the task vectors in the last layer.")
+
+
+class TiesConfig(TaskArithmeticConfig):
+    density: float = DENSITY
+    trim: Literal["tensor", "global"] = Field(
+        "tensor", description="The kept share is that of each tensor, or of the whole model as in the paper."
+    )
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+
+class DareLinearConfig(TaskArithmeticConfig):
+    drop_rate: float = DROP_RATE
+    rescale: Rescale = RESCALE
+
+
+class DareTiesConfig(DareLinearConfig):
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+
+class DellaLinearConfig(TaskArithmeticConfig):
+    density: float = DENSITY
+    epsilon: float = Field(0.15, gt=0, lt=0.5, description="How far the keep probability goes below and above the density.")
+    rescale: Rescale = RESCALE
+
+
+class DellaConfig(DellaLinearConfig):
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+
+class BreadcrumbsConfig(TaskArithmeticConfig):
+    density: float = DENSITY
+    gamma: float = Field(0.01, ge=0, lt=1, description="Share of the largest elements that is dropped as outliers.")
+
+
+class BreadcrumbsTiesConfig(BreadcrumbsConfig):
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+
+class SlerpConfig(Config):
+    t: float = FRACTION_T
+
+
+class NuslerpConfig(WeightedOptions):
+    angle: Literal["tensor", "row", "column"] = Field("tensor", description="What an angle is taken over.")
+
+
+class MultislerpConfig(WeightedOptions):
+    """Weights are always divided by their sum."""
+
+
+class KarcherConfig(WeightedOptions):
+    iterations: int = Field(10, ge=1, le=1000, description="Most steps towards the mean.")
+    tolerance: float = Field(1e-5, gt=0, le=1, description="Length of a step (radians) that ends the search.")
+
+
+class ModelStockConfig(Config):
+    average: Literal["cosine", "angle"] = Field("cosine", description="What is averaged over the pairs of models.")
+    clamp: bool = Field(True, description="Keep the share of the average between 0 and 1.")
+
+
+class SceConfig(Config):
+    density: float = DENSITY
+
+
+class MagmaxConfig(Config):
+    scale: float = SCALE
+
+
+class ConsensusConfig(Config):
+    scale: float = SCALE
+    selectivity: float = Field(
+        0.4, ge=0, le=100, description="An element is a task's own where |tau| is at least so many times what the other tasks add."
+    )
+    agreement: int = Field(2, ge=1, le=MAX_MODELS, description="Tasks that an element must belong to.")
+
+
+class EmrConfig(Config):
+    task: int = Field(0, ge=0, le=MAX_MODELS, description="Model whose mask and scale are applied, from 1; 0 gives the unified model.")
+
+
+class TsvConfig(Config):
+    scale: float = SCALE
+
+
+class IsoCConfig(Config):
+    scale: float = SCALE
+
+
+class IsoCtsConfig(IsoCConfig):
+    common: float = Field(0.8, gt=0, le=1, description="Share of the directions that all tasks have in common.")
+
+
+class WudiConfig(Config):
+    adam_steps: int = Field(300, ge=0, le=100_000, description="Steps of Adam.")
+    learning_rate: float = Field(1e-5, gt=0, le=10, description="Learning rate of Adam.")

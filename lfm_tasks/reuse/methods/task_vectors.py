@@ -1,0 +1,78 @@
+"""Task vectors tau_i = theta_i − theta_0: made sparse, their signs elected, combined, added to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lfm_tasks.reuse.blocks import accumulate, blockwise
+from lfm_tasks.reuse.group import Group
+from lfm_tasks.reuse.methods.config import Combine, Elect
+
+Sparsify = Callable[[slice, Tensor], Tensor]
+"""What is left of a block of a task vector; blocks come in order."""
+
+
+def merge_task_vectors(
+    group: Group,
+    weights: Sequence[float],
+    scale: float,
+    sparsify: Sequence[Sparsify] = (),
+    elect: Elect | None = None,
+    combine: Combine = "sum",
+    row: int = 1,
+) -> Tensor:
+    """theta_0 + scale * (what :func:`combine_deltas` makes of the task vectors)."""
+
+    def merge(span: slice, base: Tensor, *models: Tensor) -> Tensor:
+        deltas = [model - base for model in models]
+        if sparsify:
+            deltas = [sparse(span, delta) for sparse, delta in zip(sparsify, deltas, strict=True)]
+        return torch.add(base, combine_deltas(deltas, weights, elect, combine), alpha=scale)
+
+    return blockwise(merge, group.base, *group.models, dtype=group.dtype, row=row)
+
+
+def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: Elect | None, combine: Combine) -> Tensor:
+    """The weighted sum; or, with an election, the ``combine`` of those elements whose sign won. A vote of zero counts as plus.
+
+    mean: sum w tau / sum w over the winners; sum: sum w tau; max: the largest |tau| with the winning sign.
+    """
+    weighted = [delta if weight == 1 else delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+    if elect is None:
+        return _sum(weighted)
+    voters = weighted if elect == "weighted" else deltas
+    negative = _sum(voters) < 0
+    wins = [((voter < 0) == negative) & (voter != 0) for voter in voters]
+    if combine == "max":
+        largest = torch.stack([delta.abs() * win for delta, win in zip(deltas, wins, strict=True)]).amax(0)
+        return torch.where(negative, -largest, largest)
+    total = _sum([part * win for part, win in zip(weighted, wins, strict=True)])
+    if combine == "sum":
+        return total
+    shares = [win.to(total.dtype) if weight == 1 else win * weight for win, weight in zip(wins, weights, strict=True)]
+    divisor = _sum(shares)
+    return total.div_(divisor.masked_fill_(divisor == 0, 1))
+
+
+def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:
+    """What gives the sparse task vector the L1 norm of the whole one; 1 where nothing is left."""
+
+    def norms(span: slice, base: Tensor, theta: Tensor) -> Tensor:
+        delta = theta - base
+        return torch.stack([delta.abs().sum(), sparsify(span, delta).abs().sum()])
+
+    before, after = accumulate(norms, group.base, group.models[model], row=row) + torch.zeros(2, dtype=torch.float64)
+    return float(before / after) if before > 1e-7 and after > 1e-7 else 1.0
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    """A tensor of its own."""
+    if len(parts) == 1:
+        return parts[0].clone()
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total

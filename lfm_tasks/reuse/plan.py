@@ -1,0 +1,140 @@
+"""Check everything that can be checked before the first weight is read, and say all of it at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.reuse.checkpoint import Checkpoint, TensorInfo, depths
+from lfm_tasks.reuse.group import MergeMethod
+
+SHOWN = 20
+"""Most problems that a message lists."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tensor of the result; ``merged`` False: it is copied from the donor."""
+
+    name: str
+    file: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    depth: float
+    merged: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def plan(
+    base: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    method: MergeMethod,
+    keep: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    room: Path | None = None,
+) -> list[Planned]:
+    """The tensors of the result in the files of the donor: the base, or without one the first model.
+
+    ``keep``: patterns of names that are copied from the donor. Raises :class:`IncompatibleModels` that lists every problem:
+    the number of models, a base that is absent, names, shapes, vocabularies, integers that differ, too little room on the
+    disk of ``room``.
+    """
+    donor = base or models[0]
+    problems = _roles(base, models, method)
+    others = [model for model in [*([base] if base else []), *models] if model is not donor]
+    problems += [
+        f"keep: no tensor of {donor.name} is named '{one}'." for one in keep if not any(fnmatchcase(t, one) for t in donor.tensors)
+    ]
+    merged = {name for name, info in donor.tensors.items() if info.dtype.is_floating_point and not _kept(name, keep)}
+    compared = {name for name in donor.tensors if not _kept(name, keep)}
+    for other in others:
+        problems += _differences(donor, other, compared, keep) + _vocabulary(donor, other)
+    place = depths(list(donor.tensors))
+    planned = [_planned(name, info, place[name], name in merged, dtype) for name, info in donor.tensors.items()]
+    if not merged:
+        problems.append("keep: it leaves no tensor to merge. Name fewer.")
+    if room is not None and (need := sum(one.size for one in planned)) > (free := shutil.disk_usage(room).free):
+        problems.append(
+            f"The result has {need:,} bytes; the disk of {room} has {free:,} left. Free space, or set LFM_HOME to another disk."
+        )
+    if problems:
+        more = f" … and {len(problems) - SHOWN} more." if len(problems) > SHOWN else ""
+        raise IncompatibleModels(f"The models cannot be merged; nothing was read. {' '.join(problems[:SHOWN])}{more}")
+    return planned
+
+
+def _planned(name: str, info: TensorInfo, depth: float, merged: bool, dtype: torch.dtype | None) -> Planned:
+    cast = dtype if dtype is not None and info.dtype.is_floating_point else info.dtype
+    return Planned(name, info.file, cast, info.shape, depth, merged)
+
+
+def _roles(base: Checkpoint | None, models: Sequence[Checkpoint], method: MergeMethod) -> list[str]:
+    problems = []
+    if method.base == "required" and base is None:
+        problems.append("The method works on differences from a base, and none was given. Give the input 'base'.")
+    if len(models) < method.least or (method.most and len(models) > method.most):
+        allowed = (
+            f"{method.least}"
+            if method.least == method.most
+            else f"{method.least} to {method.most}"
+            if method.most
+            else f"{method.least} or more"
+        )
+        problems.append(f"The method takes {allowed} of the input 'models', beside the base; {len(models)} were given.")
+    return problems
+
+
+def _kept(name: str, keep: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in keep)
+
+
+def _differences(donor: Checkpoint, other: Checkpoint, compared: set[str], keep: Sequence[str]) -> list[str]:
+    problems = []
+    for name in sorted(compared):
+        mine, theirs = donor.tensors[name], other.tensors.get(name)
+        if theirs is None:
+            problems.append(f"{other.name} lacks {name}, which {donor.name} has.")
+        elif mine.shape != theirs.shape:
+            problems.append(f"{name} is {list(mine.shape)} in {donor.name} and {list(theirs.shape)} in {other.name}.")
+        elif mine.dtype.is_floating_point != theirs.dtype.is_floating_point:
+            problems.append(f"{name} is {mine.dtype} in {donor.name} and {theirs.dtype} in {other.name}.")
+        elif not mine.dtype.is_floating_point and not torch.equal(donor.read(name), other.read(name)):
+            problems.append(f"{name} holds integers that differ between {donor.name} and {other.name}.")
+    extra = sorted(name for name in other.tensors if name not in donor.tensors and not _kept(name, keep))
+    problems += [f"{other.name} has {name}, which {donor.name} lacks." for name in extra]
+    if problems:
+        problems.append(
+            "Give keep the names (with * for any text) that are to be taken from the base, or from the first model without one."
+        )
+    return problems
+
+
+def _vocabulary(donor: Checkpoint, other: Checkpoint) -> list[str]:
+    mine, theirs = (read_vocabulary(checkpoint.directory) for checkpoint in (donor, other))
+    if mine is None or theirs is None or mine == theirs:
+        return []
+    differ = sum(1 for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token))
+    return [f"The vocabularies of {donor.name} and {other.name} differ in {differ:,} tokens. Merge models of one tokenizer."]
+
+
+def read_vocabulary(directory: Path) -> dict[str, int] | None:
+    """Token to id, added tokens included; None where the directory has no ``tokenizer.json``."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"].get("vocab", {})
+    if isinstance(vocabulary, list):
+        vocabulary = {entry[0]: place for place, entry in enumerate(vocabulary)}
+    return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
