@@ -46,7 +46,7 @@ STEPS.add(
             "base": InputSpec(("model",), "Model that they were made from; task vectors are differences from it.", required=False),
         },
         outputs={"model": "model"},
-        code=("lfm_tasks.reuse", "lfm_tasks.models"),
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

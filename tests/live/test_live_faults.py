@@ -46,9 +46,9 @@ def test_sigkill_of_the_worker_ends_the_step_too_and_the_reaper_closes_what_is_l
     worker.kill()
     child.kill()
     assert live.wait(run_id, 400) == "success"
-    live.stack.airflow.unpause("lfm_reap")
-    reaped = live.stack.airflow.trigger("lfm_reap")
-    assert live.wait(reaped, 120, "lfm_reap") == "success"
+    live.stack.airflow.unpause("lfm_maintain")
+    reaped = live.stack.airflow.trigger("lfm_maintain")
+    assert live.wait(reaped, 120, "lfm_maintain") == "success"
     attempts = live.attempts(run_id)
     assert attempts["tune try 1"] == "KILLED" and attempts["tune try 2"] == "FINISHED"
     assert "RUNNING" not in attempts.values()

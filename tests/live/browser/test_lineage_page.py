@@ -85,7 +85,7 @@ def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
     dialog = fill_form(
         page,
         {
-            "What to adapt": {"model": f"file://{live.data}/model", "data": f"file://{live.data}/rows.jsonl", "general": ""},
+            "What to work on": {"model": f"file://{live.data}/model", "data": f"file://{live.data}/rows.jsonl", "general": ""},
             "Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"},
             "Tune: Method": {"tune_method": "Full fine-tuning"},
             "Tune: Optimiser": {"tune_learning_rate": "0.01"},
