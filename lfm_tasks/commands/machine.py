@@ -31,10 +31,14 @@ def _up(options: argparse.Namespace) -> int:
     return up(settings())
 
 
+DEMO = {"promote_approval": "never", "tune_max_steps": 120}
+"""Nobody is there to answer; and two thirds of an epoch are enough to see the effect within a coffee break."""
+
+
 def _demo(options: argparse.Namespace) -> int:
     from lfm_tasks.stack.demo import demo
 
-    return demo(settings(), conf={"promote_approval": "never"})  # nobody is there to answer
+    return demo(settings(), conf=DEMO)
 
 
 Check = tuple[str, Callable[[], str | None], str]

@@ -54,7 +54,7 @@ class Live:
     def trigger(self, **params) -> str:
         return self.stack.airflow.trigger("lfm_adapt", self.conf(**params))
 
-    def wait(self, run_id: str, seconds: float = 240, dag_id: str = "lfm_adapt") -> str:
+    def wait(self, run_id: str, seconds: float = 600, dag_id: str = "lfm_adapt") -> str:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             state = self.stack.airflow.run(dag_id, run_id)["state"]
