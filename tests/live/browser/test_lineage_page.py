@@ -90,7 +90,7 @@ def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
             "Tune: Method": {"tune_method": "Full fine-tuning"},
             "Tune: Optimiser": {"tune_learning_rate": "0.01"},
             "Tune: Length": {"tune_epochs": "6"},
-            "Promote: Promotion": {"promote_model_name": "from-the-form"},
+            "Promote: Promotion": {"promote_model_name": "from-the-form", "promote_approval": "Never"},
         },
     )
     with page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/dagRuns")) as triggered:
