@@ -38,7 +38,7 @@ def _drop(group: Group, model: int, drop_rate: float, factor: float) -> Sparsify
     stream = group.stream(model, "drop")
 
     def drop(_: slice, delta: Tensor) -> Tensor:
-        keep = torch.from_numpy(stream.random(delta.numel(), dtype="float32")) < 1 - drop_rate
+        keep = torch.from_numpy(stream.random(delta.numel(), dtype="float32")).lt_(1 - drop_rate)
         return delta.mul_(keep) if factor == 1 else delta.mul_(keep).mul_(factor)
 
     return drop

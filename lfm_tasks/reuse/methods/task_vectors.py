@@ -44,17 +44,17 @@ def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: El
     if elect is None:
         return _sum(weighted)
     voters = weighted if elect == "weighted" else deltas
-    negative = _sum(voters) < 0
-    wins = [((voter < 0) == negative) & (voter != 0) for voter in voters]
+    sign = torch.where(_sum(voters) < 0, -1.0, 1.0).to(deltas[0].dtype)
+    wins = [(voter * sign).clamp_(min=0) for voter in voters]  # the magnitude where the sign won, else 0
     if combine == "max":
-        largest = torch.stack([delta.abs() * win for delta, win in zip(deltas, wins, strict=True)]).amax(0)
-        return torch.where(negative, -largest, largest)
-    total = _sum([part * win for part, win in zip(weighted, wins, strict=True)])
-    if combine == "sum":
-        return total
-    shares = [win.to(total.dtype) if weight == 1 else win * weight for win, weight in zip(wins, weights, strict=True)]
-    divisor = _sum(shares)
-    return total.div_(divisor.masked_fill_(divisor == 0, 1))
+        return sign * torch.stack([delta.abs() * win.sign_() for delta, win in zip(deltas, wins, strict=True)]).amax(0)
+    total, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    for win, weight in zip(wins, weights, strict=True):
+        total.add_(win, alpha=1 if elect == "weighted" else weight)
+        if combine == "mean":
+            divisor.add_(win.sign_(), alpha=weight)
+    total.mul_(sign)
+    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor == 0, 1))
 
 
 def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:

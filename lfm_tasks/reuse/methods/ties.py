@@ -19,7 +19,15 @@ def ties(group: Group, options: TiesConfig) -> Tensor:
 
 
 def keep_from(least: float) -> Sparsify:
-    return lambda _, delta: delta * (delta.abs().float() >= least)
+    """Zero where |delta|, rounded to float32, is below ``least``."""
+    below = float(torch.nextafter(torch.tensor(least), torch.tensor(0.0)))
+
+    def keep(_: slice, delta: Tensor) -> Tensor:
+        if delta.dtype == torch.float32 and least:
+            return torch.nn.functional.hardshrink(delta, below)
+        return delta * (delta.abs().float() >= least)
+
+    return keep
 
 
 def kept(density: float, elements: int) -> int:
