@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from lfm_tasks.metrics.calibration import adaptive_calibration_error, brier_score, expected_calibration_error
 from lfm_tasks.metrics.classification import accuracy, macro_f1
@@ -19,16 +19,6 @@ METRICS_OF: dict[str, tuple[str, ...]] = {
     "text": LIKELIHOOD,
     "general": LIKELIHOOD,
 }
-PRIMARY = (
-    "choice/accuracy",
-    "classification/accuracy",
-    "generation/exact_match",
-    "completion/perplexity",
-    "text/perplexity",
-    "general/perplexity",
-)
-"""What a decision looks at first, in this order."""
-
 _BUILDERS: dict[str, Callable[[int, int], Metric]] = {
     "accuracy": lambda classes, bins: accuracy(),
     "exact_match": lambda classes, bins: accuracy(),
@@ -44,11 +34,6 @@ _BUILDERS: dict[str, Callable[[int, int], Metric]] = {
 def build_metric(name: str, *, classes: int, bins: int) -> Metric:
     """The metric of a full name such as ``choice/macro_f1``."""
     return _BUILDERS[name.partition("/")[2]](classes, bins)
-
-
-def primary_metric(measured: Collection[str]) -> str:
-    """The metric among ``measured`` that a decision is made by unless another is named."""
-    return next(name for name in PRIMARY if name in measured)
 
 
 def metric_names(group: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, unknown_name
-from lfm_tasks.metrics.catalogue import primary_metric
+from lfm_tasks.metrics.primary import primary_metric
 from lfm_tasks.promotion.comparison import Comparison, Role, compare
 from lfm_tasks.promotion.config import GateConfig
 from lfm_tasks.promotion.forest import forest_plot

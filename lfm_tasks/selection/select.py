@@ -10,7 +10,7 @@ from typing import Any
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, DataError, unknown_name
-from lfm_tasks.metrics.catalogue import primary_metric
+from lfm_tasks.metrics.primary import primary_metric
 from lfm_tasks.selection.config import Candidate, SelectConfig
 from lfm_tasks.selection.figure import draw
 from lfm_tasks.selection.pareto import pareto_front

@@ -9,16 +9,12 @@ from typing import Any, Literal
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ReferenceRefused
+from lfm_tasks.metrics.primary import PRIMARY
 
 Direction = Literal["ancestors", "descendants"]
 SHORT = 12
 HEADLINES = (
-    "choice/accuracy",
-    "classification/accuracy",
-    "generation/exact_match",
-    "completion/perplexity",
-    "text/perplexity",
-    "general/perplexity",
+    *PRIMARY,
     "accuracy",
     "macro_f1",
     "perplexity",
