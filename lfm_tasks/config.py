@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from lfm_tasks.errors import ConfigError, unknown_name
 
@@ -27,6 +27,38 @@ class Config(BaseModel):
         """The values that outputs depend on, as plain JSON types."""
         skip = {name for name, field in type(self).model_fields.items() if (field.json_schema_extra or {}).get("cache") is False}
         return {name: value for name, value in self.model_dump(mode="json").items() if name not in skip}
+
+
+class MethodChoice(Config):
+    """Base of a step's config that names one of the step's methods, whose own config is read from ``options``."""
+
+    step: ClassVar[str]
+    method: str
+    options: dict[str, Any]
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        from lfm_tasks.catalogue import methods_of
+
+        known = [card.name for card in methods_of(cls.step)]
+        if name not in known:
+            raise ConfigError(unknown_name("method", name, known))
+        return name
+
+    @model_validator(mode="after")
+    def _known_options(self) -> MethodChoice:
+        self.method_config()
+        return self
+
+    def method_config(self) -> Config:
+        """The method's own config, with its defaults. Raises :class:`ConfigError` that names the method's options."""
+        from lfm_tasks.catalogue import METHODS
+
+        return parse_config(METHODS[self.method].config_class, self.options, where=f"options of {self.method}")
+
+    def cache_fields(self) -> dict[str, Any]:
+        return {**super().cache_fields(), "options": self.method_config().cache_fields()}
 
 
 ConfigType = TypeVar("ConfigType", bound=Config)

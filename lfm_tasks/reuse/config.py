@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from lfm_tasks.config import Config, parse_config
-from lfm_tasks.errors import ConfigError, unknown_name
+from lfm_tasks.config import MethodChoice
 
 Option = bool | int | float | str | list[float]
 
 
-class MergeConfig(Config):
+class MergeConfig(MethodChoice):
+    step = "merge"
+
     method: str = Field("linear", description="Merge method; `lfm methods` lists them.", json_schema_extra={"section": "Method"})
     options: dict[str, Option] = Field(
         {}, description='Options of the method, e.g. {"density": 0.2}.', json_schema_extra={"section": "Method"}
@@ -37,27 +38,3 @@ class MergeConfig(Config):
         description="Keep a checkpoint every so many tensors; 0 only when stopped.",
         json_schema_extra={"section": "Machine", "unit": "tensors", "cache": False},
     )
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        from lfm_tasks.catalogue import methods_of
-
-        known = [card.name for card in methods_of("merge")]
-        if name not in known:
-            raise ConfigError(unknown_name("method", name, known))
-        return name
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> MergeConfig:
-        self.method_config()
-        return self
-
-    def method_config(self) -> Config:
-        """The method's own config, with its defaults. Raises :class:`ConfigError` that names the method's options."""
-        from lfm_tasks.catalogue import METHODS
-
-        return parse_config(METHODS[self.method].config_class, self.options, where=f"options of {self.method}")
-
-    def cache_fields(self) -> dict[str, Any]:
-        return {**super().cache_fields(), "options": self.method_config().cache_fields()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lfm_tasks.config import Config, parse_config
-from lfm_tasks.errors import ConfigError, unknown_name
+from lfm_tasks.config import MethodChoice
+from lfm_tasks.errors import ConfigError
 
 Option = str | int | float | bool | list[str]
 
@@ -16,7 +16,9 @@ def _section(name: str, **extra: Any) -> dict[str, Any]:
     return {"section": name, **extra}
 
 
-class TuneConfig(Config):
+class TuneConfig(MethodChoice):
+    step = "tune"
+
     method: str = Field("lora", description="Tuning method; `lfm methods` lists them.", json_schema_extra=_section("Method"))
     options: dict[str, Option] = Field({}, description='Options of the method, e.g. {"rank": 8}.', json_schema_extra=_section("Method"))
     objective: Literal["auto", "completion", "tokens", "labels"] = Field(
@@ -136,30 +138,10 @@ class TuneConfig(Config):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of order, initialisation and dropout.", json_schema_extra=_section("Machine"))
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        from lfm_tasks.catalogue import methods_of
-
-        known = [card.name for card in methods_of("tune")]
-        if name not in known:
-            raise ConfigError(unknown_name("method", name, known))
-        return name
-
     @model_validator(mode="after")
     def _fits_together(self) -> TuneConfig:
-        self.method_config()
         if self.warmup_steps and self.warmup_ratio:
             raise ConfigError(
                 f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} exclude one another. Set one of them to 0."
             )
         return self
-
-    def method_config(self) -> Config:
-        """The method's own config, with its defaults. Raises :class:`ConfigError` that names the method's options."""
-        from lfm_tasks.catalogue import METHODS
-
-        return parse_config(METHODS[self.method].config_class, self.options, where=f"options of {self.method}")
-
-    def cache_fields(self) -> dict[str, Any]:
-        return {**super().cache_fields(), "options": self.method_config().cache_fields()}
