@@ -8,6 +8,7 @@ from typing import Any
 from lfm_tasks.errors import InvalidInput
 from lfm_tasks.tracking.ledger import Entry, Ledger
 from lfm_tasks.tracking.snapshot import REVOCATIONS
+from lfm_tasks.tracking.taint import apply_mark
 
 
 class Revocations:
@@ -64,8 +65,5 @@ def describe(mark: Mapping[str, Any]) -> str:
 def _in_force(history: list[Entry]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for entry in history:
-        if entry.content["action"] == "revoke":
-            found[entry.content["sha256"]] = entry.content
-        else:
-            found.pop(entry.content["sha256"], None)
+        apply_mark(found, entry.content)
     return found

@@ -11,7 +11,7 @@ from lfm_tasks.artifacts.parallel import in_order
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import LfmError
 from lfm_tasks.tracking.lineage import Graph
-from lfm_tasks.tracking.taint import tainted
+from lfm_tasks.tracking.taint import apply_mark, tainted
 
 REVOCATIONS = "@revocations"
 """Name of the chain of revocations: no registered model can have it."""
@@ -99,10 +99,8 @@ class Snapshot:
     def _enter(self, entry: dict[str, Any]) -> None:
         if entry["model"] != REVOCATIONS:
             self.moves.setdefault(entry["model"], []).append(entry)
-        elif entry["action"] == "revoke":
-            self.revoked[entry["sha256"]] = entry
         else:
-            self.revoked.pop(entry["sha256"], None)
+            apply_mark(self.revoked, entry)
 
     def _in_use(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

@@ -1,12 +1,21 @@
-"""How the mark of a revoked artifact goes on to what was made from it. Pure: a graph and marks in, addresses out."""
+"""Which marks are in force, and how they go on to what was made from a revoked artifact. Pure: nothing is read or written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from lfm_tasks.steps import STEPS
 from lfm_tasks.tracking.lineage import Edge, Graph
+
+
+def apply_mark(marks: dict[str, dict[str, Any]], entry: Mapping[str, Any]) -> None:
+    """Bring ``marks``, {artifact sha256: the entry that revoked it}, up to the next entry of the chain of revocations."""
+    if entry["action"] == "revoke":
+        marks[entry["sha256"]] = dict(entry)
+    else:
+        marks.pop(entry["sha256"], None)
 
 
 def carried(graph: Graph) -> Callable[[Edge], bool]:
