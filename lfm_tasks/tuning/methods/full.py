@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from lfm_tasks.tuning.methods.config import FullConfig
-from lfm_tasks.tuning.methods.method import Task
 
 
 class FullTuning:
@@ -25,9 +23,6 @@ class FullTuning:
 
     def training(self, model: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
-
-    def save(self, model: nn.Module, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
-        raise NotImplementedError("Full fine-tuning has no adapter.")
 
     def merge(self, model: PreTrainedModel) -> PreTrainedModel:
         return model

@@ -14,7 +14,7 @@ Task = Literal["causal_lm", "classification"]
 
 class TuningMethod(Protocol):
     adapter: bool
-    """True: :meth:`save` writes an adapter; False: the whole model is what was trained."""
+    """True: :meth:`save` writes an adapter; False: the whole model is what was trained, and there is no :meth:`save`."""
 
     def apply(self, model: PreTrainedModel, config: Any, seed: int) -> nn.Module:
         """The model to train: ``requires_grad`` marks what the method changes. The forward pass is still the base's.
@@ -27,7 +27,7 @@ class TuningMethod(Protocol):
         """Entered while the model trains: a place for faster kernels of the same function."""
 
     def save(self, model: nn.Module, directory: Path, *, base_sha256: str, task: Task, labels: list[str]) -> None:
-        """Write the adapter artifact."""
+        """Write the adapter artifact. Only a method whose :attr:`adapter` is True has it."""
 
     def merge(self, model: nn.Module) -> PreTrainedModel:
         """The plain model with the update in its weights. ``model`` is used up."""
