@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
     job.add_argument("job", type=Path, metavar="JOB.json")
     job.add_argument("--result", type=Path, help="write the result here; default: standard output")
     job.add_argument("--opened", type=Path, help="write the MLflow run here as soon as the attempt is open")
-    job.add_argument("--parent-pid", type=int, help="stop when this process is no longer the parent")
+    job.add_argument("--parent-pid", type=int, help="stop when this process has ended")
     job.set_defaults(call=_run_job)
 
     methods = commands.add_parser("methods", help="the catalogue of methods")
