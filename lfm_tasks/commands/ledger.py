@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from lfm_tasks.commands.references import HELP, find_address, open_store
+from lfm_tasks.commands.references import HELP, find_address, open_index, open_store
 from lfm_tasks.commands.tables import print_table
 from lfm_tasks.errors import IntegrityError, InvalidInput, ReferenceRefused, Revoked, unknown_name
 from lfm_tasks.settings import settings
@@ -108,18 +108,16 @@ def _report_problems(options: argparse.Namespace, problems: list[str]) -> int:
 def _taint(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.ledger import Ledger
     from lfm_tasks.tracking.revocations import Revocations
-    from lfm_tasks.tracking.snapshot import Snapshot
 
-    store = open_store()
-    revocations = Revocations(Ledger(settings().ledger, store))
+    revocations = Revocations(Ledger(settings().ledger, open_store()))
     if options.list:
         return _list_marks(options, revocations)
     if not options.reference:
         raise InvalidInput("Say what is revoked: `lfm taint REFERENCE --reason TEXT`, or `lfm taint --list` for the marks in force.")
-    snapshot = Snapshot.of(store)
-    snapshot.graph.artifacts |= {sha256: kind for kind, sha256 in store.artifacts()}
-    address = find_address(options.reference, store, list(snapshot.graph.artifacts))
-    kind, who = snapshot.graph.artifacts[address], {"user": getpass.getuser()}
+    snapshot = open_index().snapshot
+    artifacts = snapshot.graph.artifacts
+    address = find_address(options.reference, snapshot.store, list(artifacts))
+    kind, who = artifacts[address], {"user": getpass.getuser()}
     if options.lift:
         entry = revocations.lift(address, kind, options.reason, who)
         print(json.dumps(entry.content, indent=2) if options.json else f"The mark on {kind} sha256:{address} is lifted (entry {entry.n}).")

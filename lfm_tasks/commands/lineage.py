@@ -6,13 +6,12 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from lfm_tasks.commands.references import HELP, find_address, open_store
+from lfm_tasks.commands.references import HELP, find_address, open_index
 from lfm_tasks.commands.tables import byte_count, duration, interval, money, number, print_table
 from lfm_tasks.settings import settings
 
 if TYPE_CHECKING:
-    from lfm_tasks.artifacts.store import Store
-    from lfm_tasks.tracking.snapshot import Snapshot
+    from lfm_tasks.tracking.index import LineageIndex
 
 LARGEST_DRAWING = 2000
 
@@ -46,52 +45,45 @@ def register(commands: Any) -> None:
     diff.set_defaults(call=_diff)
 
 
-def _open(reference: str) -> tuple[Store, Snapshot, str]:
-    from lfm_tasks.tracking.snapshot import Snapshot
-
-    store = open_store()
-    snapshot = Snapshot.of(store)
-    snapshot.graph.artifacts |= {sha256: kind for kind, sha256 in store.artifacts()}
-    return store, snapshot, find_address(reference, store, [*snapshot.graph.artifacts, *snapshot.graph.records])
+def _open(reference: str) -> tuple[LineageIndex, str]:
+    index = open_index()
+    return index, find_address(reference, index.snapshot.store, [*index.graph.artifacts, *index.graph.records])
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    store, snapshot, address = _open(options.reference)
-    labels = {sha256: names[0] for sha256, names in snapshot.labels.items()}
+    index, address = _open(options.reference)
+    graph, labels = index.graph, {sha256: names[0] for sha256, names in index.snapshot.labels.items()}
     if options.mermaid:
-        from lfm_tasks.tracking.index import LineageIndex
         from lfm_tasks.tracking.mermaid import flow_chart
 
-        index = LineageIndex(store)
-        index.refresh()
         print(flow_chart(index.neighbourhood(address, options.direction, LARGEST_DRAWING)))
     elif options.json:
-        print(json.dumps(snapshot.graph.to_json(address, options.direction, labels), indent=2))
+        print(json.dumps(graph.to_json(address, options.direction, labels), indent=2))
     else:
-        print("\n".join(snapshot.graph.tree(address, options.direction, labels)))
+        print("\n".join(graph.tree(address, options.direction, labels)))
     return 0
 
 
 def _impact(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.impact import models_in_use
 
-    _, snapshot, address = _open(options.reference)
-    found = models_in_use(snapshot, address)
+    index, address = _open(options.reference)
+    found = models_in_use(index.snapshot, address)
     if options.json:
         print(json.dumps(found, indent=2))
         return 0
     for use in found:
         steps = " → ".join(" ".join(filter(None, (step["step"], step["method"]))) for step in use["steps"]) or "the model itself"
         print(f"{use['model']}@{use['alias']}  version {use['version']}  sha256:{use['sha256'][:12]}  through {steps}")
-    print(f"{len(found)} aliases in use name a model that contains {snapshot.graph.artifacts.get(address, 'record')} {address[:12]}.")
+    print(f"{len(found)} aliases in use name a model that contains {index.graph.artifacts.get(address, 'record')} {address[:12]}.")
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.cost import BYTES, Prices, total
 
-    _, snapshot, address = _open(options.reference)
-    graph, prices = snapshot.graph, Prices.of(settings())
+    index, address = _open(options.reference)
+    graph, prices = index.graph, Prices.of(settings())
     inside = graph.ancestors(address) | {address}
     records = [(one, record) for one, record in graph.records.items() if one in inside]
     summed = total([record for _, record in records], prices)
@@ -120,12 +112,10 @@ def _cost(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     from lfm_tasks.tracking.differences import diff
-    from lfm_tasks.tracking.index import LineageIndex
 
-    store, snapshot, first = _open(options.first)
-    second = find_address(options.second, store, list(snapshot.graph.artifacts))
-    index = LineageIndex(store)
-    index.refresh()
+    index, first = _open(options.first)
+    store = index.snapshot.store
+    second = find_address(options.second, store, list(index.graph.artifacts))
     found = diff(store, index, first, second, weights=not options.no_weights)
     if options.json:
         print(json.dumps(found, indent=2))

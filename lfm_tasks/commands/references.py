@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from lfm_tasks.artifacts.references import Reference, parse_reference
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import ReferenceRefused
 from lfm_tasks.settings import settings
+
+if TYPE_CHECKING:
+    from lfm_tasks.tracking.index import LineageIndex
 
 SHORTEST = 6
 HELP = "sha256:… (a unique start will do), models:/NAME@ALIAS, models:/NAME/3, or starter://, hf://, s3://, file:// where it was imported"
@@ -15,6 +19,16 @@ HELP = "sha256:… (a unique start will do), models:/NAME@ALIAS, models:/NAME/3,
 
 def open_store() -> Store:
     return Store.open(settings().store)
+
+
+def open_index() -> LineageIndex:
+    """The lineage of the store, read once, with the artifacts that it holds and no record mentions."""
+    from lfm_tasks.tracking.index import LineageIndex
+
+    index = LineageIndex(open_store())
+    index.refresh()
+    index.graph.artifacts |= {sha256: kind for kind, sha256 in index.snapshot.store.artifacts()}
+    return index
 
 
 def find_artifact(text: str, store: Store) -> Artifact:
