@@ -31,7 +31,7 @@ STEPS.add(
             "dataset": InputSpec(("dataset",), "Prepared data set."),
         },
         outputs={"adapter": "adapter", "model": "model"},
-        code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
         distributed=True,
     )
 )
@@ -46,7 +46,7 @@ STEPS.add(
             "base": InputSpec(("model",), "Model that they were made from; task vectors are differences from it.", required=False),
         },
         outputs={"model": "model"},
-        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.seeds"),
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

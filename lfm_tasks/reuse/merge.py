@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from lfm_tasks.catalogue import METHODS
+from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ def _metrics(merge: Merge) -> dict[str, float]:
         "parameters": float(sum(torch.Size(one.shape).numel() for one in merge.planned)),
         "bytes_read": float(read),
         "bytes_written": float(sum(one.size for one in merge.planned)),
-        "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        "peak_memory_bytes": float(peak_rss_bytes()),
     }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
 from dataclasses import dataclass
 
 from lfm_tasks.artifacts.store import Store
-from lfm_tasks.runner.memory import peak_rss_bytes
+from lfm_tasks.memory import peak_rss_bytes
+from lfm_tasks.runner.ranks import world
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ def _devices() -> tuple[int, int]:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0, 0
-    return int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.max_memory_allocated()
+    return world(), torch.cuda.max_memory_allocated()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import DataError, IntegrityError
+from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.models.tokenizers import tokenizer_digest
@@ -158,7 +158,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device where it is a GPU, else the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_rss_bytes()
 
 
 def _summary(training: Training, objective: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import LfmError
-from lfm_tasks.runner.memory import peak_rss_bytes
+from lfm_tasks.memory import peak_rss_bytes
 
 
 def main(uri: str, directory: str, *largest: str) -> None:

@@ -28,7 +28,7 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 from lfm_tasks.artifacts.store import Store
-from lfm_tasks.runner.memory import peak_rss_bytes
+from lfm_tasks.memory import peak_rss_bytes
 store = Store.open(f"file://{sys.argv[2]}")
 started = time.perf_counter()
 store.commit(Path(sys.argv[1]), "model")

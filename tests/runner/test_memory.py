@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 def peak_after(megabytes: int) -> float:
     """Peak in MiB of a program that held so much for a moment, started by one that holds 300 MiB."""
-    child = f"from lfm_tasks.runner.memory import peak_rss_bytes as peak; bytearray({megabytes} << 20); print(peak() / 2**20)"
+    child = f"from lfm_tasks.memory import peak_rss_bytes as peak; bytearray({megabytes} << 20); print(peak() / 2**20)"
     parent = f"import subprocess, sys; held = bytearray(b'x') * (300 << 20); subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout)
