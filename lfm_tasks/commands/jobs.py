@@ -71,22 +71,27 @@ def _add_option(parser: argparse.ArgumentParser, name: str, schema: dict[str, An
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lfm_tasks.runner.run import run_job
-    from lfm_tasks.runner.stopping import StopSignal
-
     given = vars(options)
     step = STEPS[options.step]
     fields = {f"_{name.removeprefix('field:')}": value for name, value in given.items() if name.startswith("field:")}
     inputs = numbered_inputs({name.removeprefix("input:"): value for name, value in given.items() if name.startswith("input:") and value})
     job = Job(step=step.name, config=config_values(step, "", fields), inputs=inputs, use_cache=not options.no_cache)
-    stop = StopSignal()
-    stop.install()
-    result = run_job(job, settings(), stop)
+    result = run_here(job)
     if options.json:
         print(result.model_dump_json(indent=2))
     else:
         _print_result(result)
     return 0
+
+
+def run_here(job: Job) -> JobResult:
+    """Run ``job`` in this process, which a signal stops in an orderly way."""
+    from lfm_tasks.runner.run import run_job
+    from lfm_tasks.runner.stopping import StopSignal
+
+    stop = StopSignal()
+    stop.install()
+    return run_job(job, settings(), stop)
 
 
 def _print_result(result: JobResult) -> None:

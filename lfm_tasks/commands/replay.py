@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
+from lfm_tasks.commands.jobs import run_here
 from lfm_tasks.commands.references import HELP, find_artifact, open_store
 from lfm_tasks.commands.tables import number, print_table
 from lfm_tasks.runner.config import ReplayConfig
-from lfm_tasks.settings import settings
+from lfm_tasks.runner.job import Job
 
 DIVERGED = 1
 
@@ -25,20 +28,11 @@ def register(commands: Any) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     """The exit code is 0 when every step gave the same, or the same within the tolerance."""
-    import sys
-    from contextlib import redirect_stdout
-
-    from lfm_tasks.runner.job import Job
-    from lfm_tasks.runner.run import run_job
-    from lfm_tasks.runner.stopping import StopSignal
-
     store = open_store()
     artifact = find_artifact(options.reference, store)
     job = Job(step="replay", config={"tolerance": options.tolerance}, inputs={"artifact": f"sha256:{artifact.sha256}"})
-    stop = StopSignal()
-    stop.install()
     with redirect_stdout(sys.stderr):
-        result = run_job(job, settings(), stop)
+        result = run_here(job)
     report = result.outputs["report"].removeprefix("sha256:")
     text = (store.backend.get_bytes(f"artifacts/report/{report}/replay.json") or b"{}").decode()
     found = json.loads(text)

@@ -8,10 +8,12 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
+from lfm_tasks.commands.jobs import run_here
 from lfm_tasks.commands.references import HELP, find_artifact, open_store
 from lfm_tasks.commands.tables import byte_count
 from lfm_tasks.errors import IntegrityError
 from lfm_tasks.runner.config import CollectConfig
+from lfm_tasks.runner.job import Job
 from lfm_tasks.settings import settings
 
 
@@ -145,15 +147,8 @@ def _collect(options: argparse.Namespace) -> int:
 
 
 def _delete(options: argparse.Namespace) -> int:
-    from lfm_tasks.runner.job import Job
-    from lfm_tasks.runner.run import run_job
-    from lfm_tasks.runner.stopping import StopSignal
-
-    stop = StopSignal()
-    stop.install()
     with redirect_stdout(sys.stderr):
-        config = {"keep_days": options.keep_days, "delete": options.delete}
-        result = run_job(Job(step="collect", config=config), settings(), stop)
+        result = run_here(Job(step="collect", config={"keep_days": options.keep_days, "delete": options.delete}))
     deleted = result.summary["deleted"]
     if options.json:
         print(json.dumps({"deleted": deleted, "record": result.record}, indent=2))
