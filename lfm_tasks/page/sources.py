@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from functools import lru_cache
@@ -77,8 +76,7 @@ class Sources:
 def sources() -> Sources:
     """Those of this process. What Airflow's connections hold comes into its environment first, as it does for a step."""
     if settings().store_connection or settings().mlflow_connection:
-        from lfm_tasks.operators.connections import environment_from_connections
+        from lfm_tasks.operators.connections import connect
 
-        os.environ.update(environment_from_connections(settings()))
-        settings.cache_clear()
+        connect()
     return Sources(settings())
