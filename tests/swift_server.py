@@ -1,24 +1,21 @@
-"""A real S3 server for tests: one node of OpenStack Swift with its s3api, as four plain processes on loopback.
-
-Swift comes from the package registry into a virtual environment of its own, once per checkout.
-"""
+"""A real S3 server for tests: one node of OpenStack Swift with its s3api, as four plain processes on loopback."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.environments import Unavailable, install, run
 
 SWIFT = "swift==2.38.3"
 SERVERS = ("account", "container", "object", "proxy")
@@ -50,10 +47,6 @@ _PIPELINE = {
 }
 
 
-class SwiftMissing(Exception):
-    """Swift cannot be installed or does not start here; the message says why."""
-
-
 @dataclass(frozen=True)
 class S3Server:
     endpoint: str
@@ -64,7 +57,7 @@ class S3Server:
 @contextmanager
 def running_swift(root: Path, environment: Path) -> Iterator[S3Server]:
     """A server with its state in ``root`` and its packages in ``environment``; all its processes are gone at the end."""
-    python = install(environment)
+    python = install(environment, SWIFT)
     server = S3Server(f"http://127.0.0.1:{_free_ports(1)[0]}", "lfm:tester", secrets.token_hex(16))
     ports = dict(zip(_STORAGE, _free_ports(3), strict=True)) | {"proxy": int(server.endpoint.rpartition(":")[2])}
     etc = _configure(root, python, ports, server.secret_key)
@@ -80,25 +73,6 @@ def running_swift(root: Path, environment: Path) -> Iterator[S3Server]:
         yield server
     finally:
         _stop(processes)
-
-
-def install(environment: Path) -> Path:
-    """The interpreter of an environment that holds Swift, made on the first call; raises :class:`SwiftMissing`."""
-    python, complete = environment / "bin" / "python", environment / SWIFT
-    environment.parent.mkdir(parents=True, exist_ok=True)
-    with environment.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not complete.exists():
-            _run("make an environment for Swift", sys.executable, "-m", "venv", "--clear", environment)
-            _run("install Swift", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", SWIFT)
-            complete.touch()
-    return python
-
-
-def _run(what: str, *command: object) -> None:
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
-    if result.returncode:
-        raise SwiftMissing(f"Cannot {what}: {result.stderr.strip()[-500:]}")
 
 
 def _configure(root: Path, python: Path, ports: dict[str, int], secret_key: str) -> Path:
@@ -119,7 +93,7 @@ def _configure(root: Path, python: Path, ports: dict[str, int], secret_key: str)
         f"[DEFAULT]\n{common}bind_port = {ports['proxy']}\n[pipeline:main]\npipeline = {' '.join(_PIPELINE)} proxy-server\n"
         f"[app:proxy-server]\nuse = egg:swift#proxy\nallow_account_management = true\naccount_autocreate = true\n{filters}"
     )
-    _run("build Swift's rings", python, "-c", _RINGS, *(word for kind in _STORAGE for word in (etc / f"{kind}.ring.gz", ports[kind])))
+    run("build Swift's rings", python, "-c", _RINGS, *(word for kind in _STORAGE for word in (etc / f"{kind}.ring.gz", ports[kind])))
     return etc
 
 
@@ -138,7 +112,7 @@ def _wait(ready, processes: list[subprocess.Popen[bytes]], root: Path, seconds: 
     deadline = time.monotonic() + seconds
     while not ready():
         if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:
-            raise SwiftMissing(f"Swift does not start: {(root / 'log').read_text(errors='replace')[-1000:]}")
+            raise Unavailable(f"Swift does not start: {(root / 'log').read_text(errors='replace')[-1000:]}")
         time.sleep(0.05)
 
 

@@ -13,7 +13,8 @@ from lfm_tasks.artifacts.file_backend import FileBackend
 from lfm_tasks.artifacts.s3_backend import S3Backend
 from lfm_tasks.artifacts.store import Store
 from tests.artifacts.media import BUCKET, client, open_s3, tree
-from tests.swift_server import SwiftMissing, running_swift
+from tests.environments import Unavailable, skip_or_fail
+from tests.swift_server import running_swift
 
 _HOME = Path(os.environ.get("LFM_HOME", Path(__file__).parents[2] / ".lfm")).resolve()
 
@@ -24,10 +25,8 @@ def swift(tmp_path_factory):
     server = running_swift(tmp_path_factory.mktemp("swift"), _HOME / "test" / "swift-venv")
     try:
         started = server.__enter__()
-    except SwiftMissing as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+    except Unavailable as error:
+        skip_or_fail(error)
     try:
         client(started).create_bucket(Bucket=BUCKET)
         yield started

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lfm_tasks.settings import settings
-from tests.oracle.mergekit_environment import MERGEKIT, install
+from tests.environments import install
+from tests.oracle.mergekit_runs import MERGEKIT
 
 ROOT = Path(__file__).parents[2]
 OURS = """
@@ -122,7 +123,7 @@ def main() -> None:
     for name, default in (("width", 512), ("layers", 8), ("vocabulary", 8000), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    python = install(settings().home.resolve() / "test" / "mergekit")
+    python = install(settings().home.resolve() / "test" / "mergekit", MERGEKIT, borrow=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

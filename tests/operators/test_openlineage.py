@@ -13,6 +13,7 @@ import pytest
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.settings import settings
 from tests.conftest import ROOT
+from tests.environments import Unavailable, run, skip_or_fail
 from tests.toys import make_llama
 
 pytestmark = pytest.mark.slow
@@ -43,10 +44,10 @@ def provider() -> Path:
     complete = directory / PROVIDER[0]
     if not complete.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
-        done = subprocess.run([*command, "--target", str(directory), *PROVIDER], capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            assert os.environ.get("CI") != "true", done.stderr
-            pytest.skip(f"pip cannot get the OpenLineage provider: {done.stderr.strip()[-300:]}")
+        try:
+            run("get the OpenLineage provider", *command, "--target", directory, *PROVIDER)
+        except Unavailable as error:
+            skip_or_fail(error)
         complete.touch()
     return directory
 

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from lfm_tasks.settings import settings
-from tests.oracle.mergekit_environment import MergekitMissing, install
+from tests.environments import Unavailable, install, skip_or_fail
+from tests.oracle.mergekit_runs import MERGEKIT
 
 
 @pytest.fixture(scope="session")
 def mergekit() -> Path:
     """The interpreter that has mergekit."""
     try:
-        return install(settings().home.resolve() / "test" / "mergekit")
-    except MergekitMissing as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+        return install(settings().home.resolve() / "test" / "mergekit", MERGEKIT, borrow=True)
+    except Unavailable as error:
+        skip_or_fail(error)

@@ -16,7 +16,7 @@ from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.step import Input
 from tests.groups import merge, random_group
-from tests.oracle.mergekit_environment import merge_directories, merged_tensors
+from tests.oracle.mergekit_runs import merge_directories, merged_tensors
 from tests.toys import make_llama
 from tests.tuned import Context
 
