@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
-from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.hashing import sha256_file
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.metrics.catalogue import metric_names
@@ -22,58 +22,25 @@ from lfm_tasks.promotion.config import GateConfig
 from lfm_tasks.promotion.gate import assign_roles, decide, run
 from lfm_tasks.promotion.reports import Report, check_comparable, read_report
 from lfm_tasks.step import Input
+from tests.reported import SETTINGS, answers, description
 from tests.tuned import Context
 
-LABELS = ["no", "yes"]
-SETTINGS = {
-    "split": "test",
-    "max_samples": 0,
-    "length_normalised": False,
-    "max_new_tokens": 64,
-    "calibration_bins": 10,
-    "backend": "builtin",
-}
-NOT_GIVEN = {name: {"possible": True, "reason": "no general text was given"} for name in metric_names("general")}
 NOT_POSSIBLE = {name: {"possible": False, "reason": "a classifier has no next-token probabilities"} for name in metric_names("general")}
 
 
 def report(model: str, correct: np.ndarray, nll: np.ndarray | None = None, group: str = "choice", skipped: dict | None = None) -> Report:
     """A report on ``len(correct)`` choices and ``len(nll)`` general texts of 50 tokens."""
-    n = len(correct)
-    truth = np.arange(n) % 2
-    predicted = np.where(correct == 1, truth, 1 - truth)
-    confidence = np.full(n, 0.8)
-    tables = [
-        sample_table(
-            group,
-            {
-                "sample_id": [f"{i:064x}" for i in range(n)],
-                "prompt_sha256": [sha256_bytes(str(i).encode()) for i in range(n)],
-                "target": [LABELS[code] for code in truth],
-                "prediction": [LABELS[code] for code in predicted],
-                "correct": correct.astype("int8"),
-                "confidence": confidence,
-                "nll": np.ones(n),
-                "tokens": np.ones(n, int),
-                "probabilities": [[0.8, 0.2] if code == 0 else [0.2, 0.8] for code in predicted],
-            },
-        )
-    ]
+    tables = [answers(correct, group)]
     if nll is not None:
         ids = [f"{i:064x}" for i in range(len(nll))]
         sizes = {"tokens": np.full(len(nll), 50), "bytes": np.full(len(nll), 200)}
         tables.append(sample_table("general", {"sample_id": ids, "prompt_sha256": ids, "nll": nll, **sizes}))
-    described = {
-        "format": 1,
-        "model_sha256": model * 64,
-        "dataset_sha256": "d" * 64,
-        "general_sha256": None if nll is None else "e" * 64,
-        "metrics": {name: {} for name in metric_names(group) + ([] if nll is None else metric_names("general"))},
-        "labels": LABELS,
-        "skipped": {} if nll is not None else NOT_GIVEN if skipped is None else skipped,
-        "untrained_head": False,
-        "settings": SETTINGS,
-    }
+    metrics = {name: {} for name in metric_names(group) + ([] if nll is None else metric_names("general"))}
+    described = description(model * 64, "d" * 64, metrics)
+    if nll is not None:
+        described |= {"general_sha256": "e" * 64, "skipped": {}}
+    elif skipped is not None:
+        described |= {"skipped": skipped}
     return Report(described, pa.concat_tables(tables), model * 64)
 
 
