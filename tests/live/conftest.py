@@ -63,8 +63,17 @@ class Live:
             time.sleep(0.5)
         raise AssertionError(f"{run_id} did not end within {seconds} s: {self.states(run_id)}")
 
-    def states(self, run_id: str) -> dict[str, str]:
-        return {task["task_id"]: task["state"] for task in self.stack.airflow.tasks("lfm_adapt", run_id)}
+    def succeeds(self, run_id: str, seconds: float = 600, dag_id: str = "lfm_adapt") -> None:
+        """Wait for the run's end; where it failed, the end of each failed task's log is the message."""
+        if self.wait(run_id, seconds, dag_id) == "success":
+            return
+        failed = [task for task in self.stack.airflow.tasks(dag_id, run_id) if task["state"] == "failed"]
+        logs = [self.stack.airflow.task_log(dag_id, run_id, task["task_id"], task["try_number"]) for task in failed]
+        ends = ["\n".join([f"{task['task_id']}, try {task['try_number']}:", *log[-30:]]) for task, log in zip(failed, logs, strict=True)]
+        raise AssertionError("\n\n".join([f"{dag_id} {run_id} failed: {self.states(run_id, dag_id)}", *ends]))
+
+    def states(self, run_id: str, dag_id: str = "lfm_adapt") -> dict[str, str]:
+        return {task["task_id"]: task["state"] for task in self.stack.airflow.tasks(dag_id, run_id)}
 
     def log(self, run_id: str, task_id: str, number: int = 1) -> str:
         return "\n".join(self.stack.airflow.task_log("lfm_adapt", run_id, task_id, number))

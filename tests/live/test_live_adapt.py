@@ -19,7 +19,7 @@ STEPS = {"prepare", "tune", "evaluate_base", "evaluate_champion", "evaluate_chal
 @pytest.fixture(scope="module")
 def first(live):
     run_id = live.trigger()
-    assert live.wait(run_id) == "success", live.states(run_id)
+    live.succeeds(run_id)
     return run_id
 
 
@@ -81,7 +81,7 @@ def test_a_stock_client_loads_the_champion(live, first, tmp_path):
 
 def test_a_second_run_does_no_work_and_makes_no_version(live, first):
     again = live.trigger()
-    assert live.wait(again) == "success"
+    live.succeeds(again)
     records = live.records(again)
     assert {task for task, record in records.items() if record["cache"]["hit"]} >= {
         "prepare",

@@ -31,7 +31,7 @@ def resumed_at(log: str) -> int:
 def test_sigkill_of_the_step_resumes_in_the_retry(live):
     run_id = live.trigger(tune_seed=1, **LONG)
     live.child().kill()
-    assert live.wait(run_id, 400) == "success"
+    live.succeeds(run_id, 400)
     attempts = live.attempts(run_id)
     assert attempts["tune try 1"] in ("KILLED", "FAILED", "RUNNING") and attempts["tune try 2"] == "FINISHED"
     assert "SIGKILL" in live.log(run_id, "tune", 1)
@@ -45,10 +45,10 @@ def test_sigkill_of_the_worker_ends_the_step_too_and_the_reaper_closes_what_is_l
     os.kill(child.pid, signal.SIGSTOP)
     worker.kill()
     child.kill()
-    assert live.wait(run_id, 400) == "success"
+    live.succeeds(run_id, 400)
     live.stack.airflow.unpause("lfm_maintain")
     reaped = live.stack.airflow.trigger("lfm_maintain")
-    assert live.wait(reaped, 120, "lfm_maintain") == "success"
+    live.succeeds(reaped, 120, "lfm_maintain")
     attempts = live.attempts(run_id)
     assert attempts["tune try 1"] == "KILLED" and attempts["tune try 2"] == "FINISHED"
     assert "RUNNING" not in attempts.values()
@@ -61,7 +61,7 @@ def test_the_step_ends_when_its_worker_is_killed(live):
     child = live.child()
     psutil.Process(child.ppid()).kill()
     child.wait(60)
-    assert live.wait(run_id, 400) == "success"
+    live.succeeds(run_id, 400)
     assert live.attempts(run_id)["tune try 1"] == "KILLED"
 
 
@@ -77,13 +77,13 @@ def test_stopping_a_task_in_airflow_marks_the_run_killed_and_keeps_the_checkpoin
     assert live.attempts(run_id)["tune try 1"] == "KILLED"
     assert any(key.endswith("manifest.json") for key in live.store.backend.list("checkpoints/"))
     again = live.trigger(tune_seed=4, **LONG)
-    assert live.wait(again, 400) == "success"
+    live.succeeds(again, 400)
     assert resumed_at(live.log(again, "tune")) >= 25
 
 
 def test_one_flipped_byte_is_refused_and_named(live):
     run_id = live.trigger(tune_epochs=1, tune_seed=5, promote_model_name="flipped")
-    assert live.wait(run_id) == "success"
+    live.succeeds(run_id)
     record = live.records(run_id)["tune"]
     path = live.stack.home / "store" / "artifacts" / "model" / record["outputs"]["model"]["sha256"] / "model.safetensors"
     data = bytearray(path.read_bytes())

@@ -85,7 +85,7 @@ def model(people):
     """A model that the toy data makes better than its base, and everything up to its gate in the step cache."""
     live, admin, _, _ = people
     run_id = admin.trigger("lfm_adapt", live.conf(promote_approval="never", promote_model_name="first"))
-    assert live.wait(run_id, 300) == "success", live.states(run_id)
+    live.succeeds(run_id, 300)
     return live.records(run_id)["tune"]["outputs"]["model"]["sha256"]
 
 
@@ -145,7 +145,7 @@ def test_another_persons_yes_moves_the_alias_and_is_on_record(people, ask):
     assert detail["subject"] == "Promote to yes@champion?"
     assert "| metric | role | champion | challenger |" in detail["body"] and "choice/accuracy" in detail["body"]
     answer(bob, run_id, "Approve", "Looks good.")
-    assert live.wait(run_id, 200, "lfm_promote") == "success"
+    live.succeeds(run_id, 200, "lfm_promote")
     said = promotion(live, run_id)
     assert (said["moved"], said["approved_by"], said["version"]) == (True, "bob", "1")
     (entry,) = ledger(live, "yes")
@@ -160,11 +160,11 @@ def test_a_promotion_that_is_tried_again_asks_nobody_and_moves_nothing_twice(peo
     live, admin, bob, _ = people
     run_id = ask("again")
     answer(bob, run_id, "Approve")
-    assert live.wait(run_id, 200, "lfm_promote") == "success"
+    live.succeeds(run_id, 200, "lfm_promote")
     body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["promote"], "only_failed": False, "reset_dag_runs": True}
     admin._call("POST", "dags/lfm_promote/clearTaskInstances", body)
     wait_until(lambda: admin.run("lfm_promote", run_id)["state"] == "running", 30, "not cleared")
-    assert live.wait(run_id, 200, "lfm_promote") == "success"
+    live.succeeds(run_id, 200, "lfm_promote")
     assert task(admin, run_id, "promote")["try_number"] == 2 and task(admin, run_id, "ask")["try_number"] == 1
     assert len(ledger(live, "again")) == 1 and promotion(live, run_id)["moved"] is True
 
@@ -175,7 +175,7 @@ def test_approving_ones_own_run_is_refused_and_the_question_put_again(people, as
     answer(admin, run_id, "Approve")
     waits(admin, run_id, number=2)
     answer(bob, run_id, "Approve")
-    assert live.wait(run_id, 200, "lfm_promote") == "success"
+    live.succeeds(run_id, 200, "lfm_promote")
     assert promotion(live, run_id)["approved_by"] == "bob"
     log = "\n".join(admin.task_log("lfm_promote", run_id, "ask", 1))
     assert "admin started this run and may not approve it" in log and "The question is asked again" in log
@@ -187,7 +187,7 @@ def test_a_no_is_on_record_and_moves_nothing(people, ask):
     answer(bob, run_id, "Reject", "Too slow.")
     with pytest.raises(AirflowRefused, match="409"):
         answer(admin, run_id, "Approve")
-    assert live.wait(run_id, 200, "lfm_promote") == "success"
+    live.succeeds(run_id, 200, "lfm_promote")
     said = promotion(live, run_id)
     assert said["moved"] is False and said["reasons"][0] == "bob said no." and said["timed_out"] is False
     assert ledger(live, "no") == []
@@ -196,7 +196,7 @@ def test_a_no_is_on_record_and_moves_nothing(people, ask):
 def test_a_time_out_is_on_record_as_one(people, ask):
     live, admin, _, _ = people
     run_id = ask("late", "lfm_hasty", wait=False)
-    assert live.wait(run_id, 300, "lfm_hasty") == "success"
+    live.succeeds(run_id, 300, "lfm_hasty")
     said, given = promotion(live, run_id), live.records(run_id)["approve"]["summary"]
     assert (said["moved"], said["timed_out"], said["approved_by"]) == (False, True, "")
     assert said["reasons"][0] == "A person was asked, and nobody answered in time."
@@ -217,7 +217,7 @@ def test_a_scheduler_killed_while_a_question_waits_loses_neither_question_nor_an
     answer(bob, run_id, "Approve", "While it was down.")
     supervisor.start(scheduler.component)
     supervisor.wait()
-    assert live.wait(run_id, 300, "lfm_promote") == "success"
+    live.succeeds(run_id, 300, "lfm_promote")
     assert promotion(live, run_id)["moved"] is True and "While it was down." in ledger(live, "killed")[0]["why"]
     attempts = live.client.search_runs([live.client.get_experiment_by_name("lfm").experiment_id], max_results=1000)
     ours = [run for run in attempts if run.data.tags.get("lfm.key", "").startswith(f"lfm_promote/{run_id}/")]
@@ -229,7 +229,7 @@ def test_every_model_of_a_sweep_is_evaluated_by_its_event(people, model):
     conf = {name: value for name, value in live.conf().items() if not name.startswith(("gate_", "promote_", "general"))}
     conf |= {"sweep_grid": {"seed": [11, 12, 13]}, "tune_epochs": 1}
     run_id = admin.trigger("lfm_sweep", conf)
-    assert live.wait(run_id, 400, "lfm_sweep") == "success"
+    live.succeeds(run_id, 400, "lfm_sweep")
 
     def records():
         return [record for _, record in live.store.records() if record.get("airflow")]
@@ -247,7 +247,7 @@ def test_every_model_of_a_sweep_is_evaluated_by_its_event(people, model):
 def test_retraining_is_reported_when_late_and_finds_nothing_new_when_data_changed_in_name_only(people, model):
     live, admin, _, mail = people
     run_id = admin.trigger("lfm_retrain", {})
-    assert live.wait(run_id, 300, "lfm_retrain") == "success"
+    live.succeeds(run_id, 300, "lfm_retrain")
     wait_until(lambda: any("is late" in subject for subject in mail.subjects), 120, mail.subjects)
     between = {"dag_id": "lfm_retrain", "from_date": "2023-01-01T00:00:00Z", "to_date": "2026-01-01T00:00:00Z"}
     planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": {}})["backfills"]
@@ -262,6 +262,6 @@ def test_retraining_is_reported_when_late_and_finds_nothing_new_when_data_change
 
     wait_until(by_asset, 60, "the changed data set started no run")
     again = by_asset()[0]
-    assert live.wait(again, 200, "lfm_retrain") == "success"
+    live.succeeds(again, 200, "lfm_retrain")
     assert task(admin, again, "promote", "lfm_retrain")["state"] == "skipped"
     assert live.records(again)["novelty"]["summary"]["new"] is False

@@ -30,7 +30,7 @@ def test_a_question_is_answered_in_required_actions_and_the_champion_moves(page,
     with page.expect_response(lambda answer: answer.request.method == "PATCH" and answer.url.endswith("/hitlDetails")) as answered:
         page.get_by_role("button", name="Approve").click()
     assert answered.value.ok
-    assert live.wait(run_id) == "success", live.states(run_id)
+    live.succeeds(run_id)
     assert live.client.get_model_version_by_alias(name, "champion").version == "1"
 
     page.goto(f"{live.stack.addresses.airflow}/lfm/?view=timeline&name={name}")

@@ -48,7 +48,7 @@ class LineagePage:
 def adapted(live):
     """A finished run of lfm_adapt."""
     run_id = live.trigger()
-    assert live.wait(run_id) == "success"
+    live.succeeds(run_id)
     return run_id
 
 
@@ -96,7 +96,7 @@ def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
     with page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/dagRuns")) as triggered:
         dialog.get_by_role("button", name="Trigger", exact=True).click()
     run_id = triggered.value.json()["dag_run_id"]
-    assert live.wait(run_id) == "success", live.states(run_id)
+    live.succeeds(run_id)
     record = live.records(run_id)["tune"]
     assert record["method"] == "full" and record["config"]["epochs"] == 6
 
