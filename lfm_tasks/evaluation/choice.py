@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, Query, continuation, log_probabilities
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.evaluation.task import Subject, labelled_columns, scored, softmax
+from lfm_tasks.models.prepared import Rows
 
 Tokens = NDArray[np.int64]
 TOLERANCE = 1e-3

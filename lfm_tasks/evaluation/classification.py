@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, batches
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.evaluation.task import Subject, labelled_columns, scored, softmax
+from lfm_tasks.models.prepared import Rows
 
 
 class Classification:

@@ -15,7 +15,6 @@ from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.generation import Generation
 from lfm_tasks.evaluation.perplexity import Perplexity
 from lfm_tasks.evaluation.report import Findings, Skipped, write_report
-from lfm_tasks.evaluation.rows import Rows, read_rows
 from lfm_tasks.evaluation.task import Subject, Task
 from lfm_tasks.metrics.catalogue import metric_names
 from lfm_tasks.models.opening import (
@@ -28,6 +27,7 @@ from lfm_tasks.models.opening import (
     read_adapter,
     read_config,
 )
+from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.step import Input, Outcome, StepContext
 

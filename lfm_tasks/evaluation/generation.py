@@ -15,8 +15,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, batches
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.evaluation.task import Subject, scored
+from lfm_tasks.models.prepared import Rows
 
 
 class Generation:

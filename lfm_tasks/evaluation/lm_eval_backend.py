@@ -22,8 +22,8 @@ import yaml
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.generation import normalise
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.evaluation.task import Subject, Task, labelled_columns, scored, softmax
+from lfm_tasks.models.prepared import Rows
 
 TASK_FILES = Path(__file__).parent / "lm_eval_tasks"
 TASK_OF = {"choice": "lfm_choice", "generation": "lfm_generation", "text": "lfm_perplexity", "general": "lfm_perplexity"}

@@ -11,8 +11,8 @@ import pyarrow as pa
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.evaluation.task import Subject, scored
+from lfm_tasks.models.prepared import Rows
 
 
 @dataclass(frozen=True)

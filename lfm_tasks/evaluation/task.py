@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.evaluation.config import EvaluateConfig
-from lfm_tasks.evaluation.rows import Rows
 from lfm_tasks.metrics.samples import sample_table
+from lfm_tasks.models.prepared import Rows
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,13 +33,6 @@ class Split:
     def take(self, keep: np.ndarray) -> Split:
         chosen = [int(index) for index in keep]
         return Split([self.sample_ids[i] for i in chosen], [self.tokens[i] for i in chosen], self.first[chosen], self.labels[chosen])
-
-
-def read_description(directory: Path) -> dict[str, Any]:
-    path = directory / "dataset.json"
-    if not path.is_file():
-        raise DataError("The data set has no dataset.json: it is not prepared. Run the step 'prepare' on it first.")
-    return json.loads(path.read_text())
 
 
 def choose_objective(wanted: str, task: str) -> str:

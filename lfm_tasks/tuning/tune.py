@@ -16,6 +16,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import DataError, IntegrityError
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
+from lfm_tasks.models.prepared import read_description
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.step import Input, Outcome, Output, StepContext
@@ -23,7 +24,7 @@ from lfm_tasks.tuning.batches import Plan
 from lfm_tasks.tuning.config import TuneConfig
 from lfm_tasks.tuning.figures import learning_curve
 from lfm_tasks.tuning.loop import Training
-from lfm_tasks.tuning.split import choose_objective, read_description, read_split, sample, with_targets
+from lfm_tasks.tuning.split import choose_objective, read_split, sample, with_targets
 
 PROBES, PROBE_TOKENS = 4, 64
 TOLERANCE = 1e-3

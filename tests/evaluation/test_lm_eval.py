@@ -15,8 +15,8 @@ from lfm_tasks.evaluation.classification import Classification
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.evaluate import run
 from lfm_tasks.evaluation.lm_eval_backend import TASK_FILES, TASK_OF, Harness, documents, task_config
-from lfm_tasks.evaluation.rows import read_rows
 from lfm_tasks.metrics.samples import read_samples
+from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.step import Input
 from tests.prepared import write_instructions, write_labelled, write_texts
 from tests.toys import make_bert, make_llama

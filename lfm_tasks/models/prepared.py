@@ -1,4 +1,4 @@
-"""The held-out rows of a prepared data set, in the order of their sample ids."""
+"""The rows of a prepared data set, in the order of their sample ids."""
 
 from __future__ import annotations
 
