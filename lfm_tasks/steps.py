@@ -59,6 +59,7 @@ STEPS.add(
             "model": InputSpec(("model", "adapter"), "Model to evaluate."),
             "dataset": InputSpec(("dataset",), "Prepared data set; its held-out split is used."),
             "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+            "head": InputSpec(("model",), "Classifier whose head and classes stand in for the model's own.", required=False),
         },
         outputs={"report": "report"},
         code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),

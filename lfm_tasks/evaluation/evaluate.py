@@ -24,6 +24,7 @@ from lfm_tasks.models.opening import (
     model_directory,
     open_causal_lm,
     open_classifier,
+    open_with_head,
     read_adapter,
     read_config,
 )
@@ -49,7 +50,7 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Input], context: StepContex
         plan = [(Harness(task), rows) for task, rows in plan]
     for task, rows in plan:
         task.check(rows)
-    subject, fresh = open_subject(inputs["model"], plan, config.seed)
+    subject, fresh = open_subject(inputs["model"], inputs.get("head"), plan, config.seed)
     tables = score(subject, plan, config, context)
     asked = {task.group(rows): len(rows) for task, rows in plan}
     findings = Findings(config, dict(inputs), tables, labels=plan[0][1].labels, skipped=skipped, fresh=fresh, asked=asked)
@@ -79,16 +80,22 @@ def choose_tasks(wanted: list[str], rows: Rows) -> list[str]:
     return ["classification" if rows.task == "classification" else "perplexity"]
 
 
-def open_subject(source: Input, plan: Plan, seed: int) -> tuple[Subject, list[str]]:
+def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tuple[Subject, list[str]]:
     """The model for the plan's tasks, and its modules that were drawn at random (an untrained head).
+
+    With ``head``, the head and the classes of that model stand in for the model's own.
 
     Raises :class:`IncompatibleModels` when the data was prepared for another tokenizer or other classes.
     """
     rows = plan[0][1]
     if plan[0][0].needs == "classifier":
-        check_labels(source, rows.labels)
-        model = open_classifier(source, rows.labels, seed)
+        check_labels(head or source, rows.labels)
+        model = open_with_head(source, head, rows.labels) if head else open_classifier(source, rows.labels, seed)
         fresh = fresh_modules(model)
+    elif head:
+        raise ConfigError(
+            f"The task '{plan[0][0].group(rows)}' needs a language model, which keeps its own head. Leave the input 'head' out."
+        )
     else:
         model, fresh = open_causal_lm(source), []
     directory = model_directory(source)

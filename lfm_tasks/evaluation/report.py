@@ -64,6 +64,7 @@ def describe(findings: Findings, metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": 1,
         "model_sha256": findings.inputs["model"].sha256,
+        "head_sha256": findings.inputs["head"].sha256 if "head" in findings.inputs else None,
         "dataset_sha256": findings.inputs["dataset"].sha256,
         "general_sha256": general.sha256 if general else None,
         "metrics": metrics,
@@ -98,7 +99,10 @@ def _metrics(findings: Findings, samples: pa.Table) -> dict[str, Any]:
 def render(findings: Findings, described: dict[str, Any], figures: list[Path]) -> str:
     """``report.md``."""
     level = f"{findings.config.confidence_level:.0%}"
-    lines = ["# Evaluation", "", f"Model `sha256:{described['model_sha256']}`", f"on data set `sha256:{described['dataset_sha256']}`,"]
+    lines = ["# Evaluation", "", f"Model `sha256:{described['model_sha256']}`"]
+    if described["head_sha256"]:
+        lines.append(f"with the head of `sha256:{described['head_sha256']}`")
+    lines += [f"on data set `sha256:{described['dataset_sha256']}`,"]
     lines += [f"split *{findings.config.split}*.", ""]
     if findings.fresh:
         lines += [

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -73,6 +74,37 @@ def open_classifier(
         torch.manual_seed(derive_seed(seed, "head"))
         model = _load(AutoModelForSequenceClassification, directory, config, dtype)
     return _with_adapter(model, source)
+
+
+def open_with_head(source: Input, head: Input, labels: list[str] | None = None, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The backbone of ``source`` below the head (:func:`head_modules`) and the classes of the classifier ``head``.
+
+    Raises :class:`IncompatibleModels` where the two backbones differ in architecture, or in a tensor's name or shape.
+    """
+    kinds = [read_config(model_directory(one)).model_type for one in (source, head)]
+    if kinds[0] != kinds[1]:
+        raise IncompatibleModels(f"{source.reference} is a {kinds[0]} model, the head {head.reference} belongs to a {kinds[1]} model.")
+    if not is_classifier(read_config(model_directory(head))):
+        raise IncompatibleModels(f"{head.reference} is no classifier, so it has no head to give. Give a tuned classifier.")
+    model = open_classifier(head, labels, dtype=dtype)
+    given, wanted = _backbone(source, dtype), model.base_model.state_dict()
+    if problems := [name for name, tensor in wanted.items() if name not in given or given[name].shape != tensor.shape]:
+        shapes = [list(tensors[problems[0]].shape) if problems[0] in tensors else "absent" for tensors in (given, wanted)]
+        raise IncompatibleModels(
+            f"The head of {head.reference} does not fit {source.reference}: '{problems[0]}' is {shapes[0]} in the model and {shapes[1]} "
+            f"in the head's model ({len(problems)} tensors differ). Give a head that was tuned on the same base."
+        )
+    model.base_model.load_state_dict({name: given[name] for name in wanted})
+    return model
+
+
+def _backbone(source: Input, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of the backbone that the directory holds, by their names inside it."""
+    if source.kind == "adapter":
+        return open_classifier(source, dtype=dtype).base_model.state_dict()
+    directory = model_directory(source)
+    model = _load(AutoModel, directory, read_config(directory), dtype)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.fresh_parameters}
 
 
 def head_modules(model: nn.Module) -> list[str]:

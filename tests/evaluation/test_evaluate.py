@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
@@ -235,3 +236,53 @@ def test_text_of_a_label_is_text_in_the_report(tmp_path: Path, llama: Path):
     assert r"$x$ \| &lt;b\>" in text
     assert r"\[y\](http" in text
     assert "<b>" not in text
+
+
+def expert(directory: Path, labels: list[str], seed: int, **options) -> Path:
+    """A classifier saved as *tune* saves one."""
+    model = make_bert(directory / "toy", labels=labels, seed=seed, **options)
+    save_model(model, directory / "toy", directory / "model", labels=labels)
+    return directory / "model"
+
+
+def evaluate_with_head(workdir: Path, model: Path, head: Path, dataset: Path) -> dict[str, list]:
+    inputs = {"model": Input("the model", "model", "a" * 64, model), "head": Input("the head", "model", "b" * 64, head)}
+    inputs["dataset"] = Input("data", "dataset", "d" * 64, dataset)
+    report = run(EvaluateConfig(**FAST), inputs, Context(workdir)).outputs["report"].path
+    assert json.loads((report / "metrics.json").read_text())["head_sha256"] == "b" * 64
+    assert "with the head of `sha256:bbbb" in (report / "report.md").read_text()
+    return pq.read_table(report / "samples.parquet").to_pydict()
+
+
+def test_a_backbone_below_an_experts_head_is_the_expert_to_the_last_bit(tmp_path: Path):
+    """What a merge of one expert with weight 1 is evaluated as, whatever head, of whatever classes, its own file holds."""
+    own, other = expert(tmp_path / "own", TOPICS, 1), expert(tmp_path / "other", ["no", "yes"], 2)
+    data = write_labelled(tmp_path / "data", own)
+    _, alone = evaluate(tmp_path / "alone", own, data)
+    tensors = load_file(own / "model.safetensors")
+    other_head = {name: t for name, t in load_file(other / "model.safetensors").items() if name.startswith("classifier.")}
+    save_file(tensors | other_head, other / "model.safetensors", metadata={"format": "pt"})
+    headless = tmp_path / "headless"
+    make_bert(tmp_path / "headless", seed=3)
+    save_file(
+        {name.removeprefix("bert."): t for name, t in tensors.items() if name.startswith("bert.")},
+        headless / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    for place, backbone in enumerate((other, headless)):
+        assert evaluate_with_head(tmp_path / f"work{place}", backbone, own, data) == pq.read_table(alone / "samples.parquet").to_pydict()
+
+
+def test_a_head_that_does_not_fit_is_refused(tmp_path: Path, llama: Path, bert: Path):
+    own, wide = expert(tmp_path / "own", TOPICS, 1), expert(tmp_path / "wide", TOPICS, 1, hidden=64)
+    data = write_labelled(tmp_path / "data", own)
+    with pytest.raises(IncompatibleModels, match="head of the head does not fit the model: .* is .* in the model and .*same base"):
+        evaluate_with_head(tmp_path / "w1", wide, own, data)
+    with pytest.raises(IncompatibleModels, match="the model is a llama model, the head the head belongs to a bert model"):
+        evaluate_with_head(tmp_path / "w2", llama, own, data)
+    with pytest.raises(IncompatibleModels, match="the head is no classifier, so it has no head to give"):
+        evaluate_with_head(tmp_path / "w3", own, bert, data)
+    with pytest.raises(IncompatibleModels, match="classes business, politics, sport, tech apart"):
+        evaluate_with_head(tmp_path / "w4", bert, own, write_labelled(tmp_path / "two", own, labels=["no", "yes"]))
+    with pytest.raises(ConfigError, match="needs a language model, which keeps its own head. Leave the input 'head' out"):
+        evaluate_with_head(tmp_path / "w5", llama, own, write_instructions(tmp_path / "text", llama))
