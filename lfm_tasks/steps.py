@@ -78,6 +78,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="compare",
+        title="Compare on tasks",
+        config="lfm_tasks.selection.table_config:CompareConfig",
+        run="lfm_tasks.selection.compare:run",
+        inputs={"reports": InputSpec(("report",), "Evaluations of each subject on each task.", many=True)},
+        outputs={"comparison": "report"},
+        code=("lfm_tasks.selection", "lfm_tasks.metrics"),
+    )
+)
+STEPS.add(
+    Step(
         name="gate",
         title="Gate",
         config="lfm_tasks.promotion.config:GateConfig",

@@ -63,6 +63,17 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         return self._files[self.tensors[name].file].get_tensor(name)
 
+    def inside(self, backbone: Checkpoint) -> Checkpoint:
+        """The part of this model that ``backbone`` is, by the backbone's names; this model itself where it is no such thing.
+
+        A classifier of a bare encoder holds the encoder below a prefix (``bert.``) and a head beside it.
+        """
+        first = next(iter(backbone.tensors), "")
+        for prefix in [name.removesuffix(first) for name in self.tensors if name.endswith(f".{first}")]:
+            if all(prefix + name in self.tensors for name in backbone.tensors):
+                return Part(self, prefix, list(backbone.tensors))
+        return self
+
     def _file_names(self) -> list[str]:
         if (self.directory / INDEX).is_file():
             return sorted(set(json.loads((self.directory / INDEX).read_text())["weight_map"].values()))
@@ -75,6 +86,21 @@ class Checkpoint:
                 "Save the model by save_pretrained."
             )
         return found
+
+
+class Part(Checkpoint):
+    """The tensors of ``whole`` named ``prefix`` + one of ``names``, without the prefix."""
+
+    def __init__(self, whole: Checkpoint, prefix: str, names: list[str]) -> None:
+        self.name, self.key, self.directory = whole.name, whole.key, whole.directory
+        self.whole, self.prefix, self.names = whole, prefix, names
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        return {name: self.whole.tensors[self.prefix + name] for name in self.names}
+
+    def read(self, name: str) -> Tensor:
+        return self.whole.read(self.prefix + name)
 
 
 def depths(names: list[str]) -> dict[str, float]:

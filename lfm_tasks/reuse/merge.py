@@ -1,7 +1,12 @@
-"""The step *merge*: several models to one, by a method that works on each tensor and needs no data."""
+"""The step *merge*: several models to one, by a method that works on each tensor and needs no data.
+
+Where the base is a bare backbone and the models have heads on it, the backbones are merged and the result is one. Evaluate it
+with the head of one of the models.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +24,12 @@ from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
 def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    began = time.process_time()
     method, options = METHODS[config.method].function, config.method_config()
     base = open_checkpoint(inputs["base"]) if "base" in inputs else None
     models = [open_checkpoint(model) for model in all_of(inputs, "models")]
+    if base is not None:
+        models = [model.inside(base) for model in models]
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     planned = plan(base, models, method, config.keep, dtype, context.workdir)
     merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every)
@@ -29,7 +37,7 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     directory = context.workdir / "model"
     merge.run(directory)
     save_companions(merge.donor.directory, directory, dtype=None if config.dtype == "auto" else config.dtype)
-    return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge), summary=_summary(config, merge))
+    return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge, began), summary=_summary(config, merge))
 
 
 def open_checkpoint(source: Input) -> Checkpoint:
@@ -38,13 +46,14 @@ def open_checkpoint(source: Input) -> Checkpoint:
     return Checkpoint(source.reference, source.sha256, source.path)
 
 
-def _metrics(merge: Merge) -> dict[str, float]:
+def _metrics(merge: Merge, began: float) -> dict[str, float]:
     read = sum(one.dtype.itemsize * torch.Size(one.shape).numel() for model in merge.sources for one in model.tensors.values())
     return {
         "tensors": float(len(merge.planned)),
         "parameters": float(sum(torch.Size(one.shape).numel() for one in merge.planned)),
         "bytes_read": float(read),
         "bytes_written": float(sum(one.size for one in merge.planned)),
+        "cpu_seconds": time.process_time() - began,
         "peak_memory_bytes": float(peak_rss_bytes()),
     }
 

@@ -143,12 +143,12 @@ def _render(metric: str, rows: list[Row], best: Row) -> str:
     for row in sorted(rows, key=lambda row: (row.gain is None, -(row.gain or 0.0))):
         cost = "" if row.candidate.tflop is None else f"{row.candidate.tflop:.3g}"
         if row.entry is None:
-            lines.append(f"| {_cell(row.label)} | failed | | {cost} | | |")
+            lines.append(f"| {cell(row.label)} | failed | | {cost} | | |")
             continue
         interval = f"{row.entry['low']:.4g} – {row.entry['high']:.4g}"
         mark = "yes" if row.on_front else ""
         lines.append(
-            f"| {_cell(row.label)} | {row.entry['value']:.4g} | {interval} | {cost} | {mark} | `{row.report['model_sha256'][:12]}` |"
+            f"| {cell(row.label)} | {row.entry['value']:.4g} | {interval} | {cost} | {mark} | `{row.report['model_sha256'][:12]}` |"
         )
     compute = "Compute is counted, not timed: tokens seen x (4 x all parameters + 2 x trained parameters)."
     return "\n".join([*lines, "", compute, "", "![metric and cost](figures/pareto.png)", ""])
@@ -158,5 +158,5 @@ def overlap(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     return one["low"] <= other["high"] and other["low"] <= one["high"]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -244,3 +244,20 @@ def test_layers_are_the_numbers_at_one_place_of_the_names():
     names = ["embed.weight", "h.0.a", "h.0.b.1.c", "h.1.a", "h.2.a", "norm.weight"]
     assert depths(names) == {"embed.weight": 0, "h.0.a": 0, "h.0.b.1.c": 0, "h.1.a": 0.5, "h.2.a": 1, "norm.weight": 0}
     assert depths(["a", "b"]) == {"a": 0, "b": 0}
+
+
+def test_classifiers_with_other_heads_are_merged_below_them_where_the_base_is_bare(tmp_path):
+    """BertForSequenceClassification holds the BertModel as ``bert.…``; heads of two and three classes cannot be merged."""
+    directories = [tmp_path / name for name in ("base", "two", "three")]
+    make_bert(directories[0])
+    for seed, labels in ((1, ["no", "yes"]), (2, ["a", "b", "c"])):
+        make_bert(directories[seed], labels=labels, seed=seed)
+    result = tensors_of(merged(directories, tmp_path / "work", options={"weights": [1.0, 0.0]}))
+    own = tensors_of(directories[1])
+    assert result.keys() == tensors_of(directories[0]).keys() == {n.removeprefix("bert.") for n in own if n.startswith("bert.")}
+    for name, tensor in result.items():
+        torch.testing.assert_close(tensor, own[f"bert.{name}"], atol=1e-7, rtol=1e-6)
+    soup = tensors_of(merged(directories, tmp_path / "soup", method="linear"))
+    torch.testing.assert_close(soup["pooler.dense.weight"], sum(tensors_of(one)["bert.pooler.dense.weight"] for one in directories[1:]) / 2)
+    with pytest.raises(IncompatibleModels, match=r"classifier.weight is \[2, 32\] in two and \[3, 32\] in three"):
+        merged(directories[1:], tmp_path / "heads", base=False, method="linear")

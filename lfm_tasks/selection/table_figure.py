@@ -1,0 +1,43 @@
+"""The comparison's picture: each model on each task, and the means against what they cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from lfm_tasks.selection.figure import BLUE, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from lfm_tasks.selection.compare import Line
+
+COLOURS = {"base": GREY, "expert": BLUE, "result": ORANGE}
+
+
+def draw(lines: list[Line], tasks: list[str], metric: str) -> Figure:
+    """A panel for each task, bars with the reports' intervals; the last panel has the mean of the results by CPU time."""
+    figure = Figure(figsize=(3 * (len(tasks) + 1) + 1.5, 1.2 + 0.32 * max(6, len(lines))), dpi=120, layout="constrained")
+    *panels, cost = figure.subplots(1, len(tasks) + 1)
+    for axes, task in zip(panels, tasks, strict=True):
+        for place, line in enumerate(lines):
+            if entry := line.entries.get(task):
+                axes.barh(place, entry["value"], color=COLOURS[line.subject.role], alpha=0.7)
+                axes.hlines(place, entry["low"], entry["high"], color="black", linewidth=1)
+        axes.set_yticks(range(len(lines)), [line.subject.name for line in lines] if axes is panels[0] else [""] * len(lines), fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_title(task, fontsize=10, loc="left")
+    known = [line for line in lines if line.subject.role == "result" and None not in (line.mean, line.subject.cpu_seconds)]
+    for line in known:
+        axes = cost
+        axes.plot(line.subject.cpu_seconds, line.mean, "o", color=ORANGE if line.on_front else GREY)
+        axes.annotate(line.subject.name, (line.subject.cpu_seconds, line.mean), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    front = sorted((line.subject.cpu_seconds, line.mean) for line in known if line.on_front)
+    if len(front) > 1:
+        cost.step(*zip(*front, strict=True), where="post", color=ORANGE, linestyle="--", linewidth=1)
+    cost.set_xlabel("CPU seconds of making it")
+    cost.set_title(f"mean {metric}", fontsize=10, loc="left")
+    cost.margins(x=0.25, y=0.2)
+    for axes in (*panels, cost):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
