@@ -2,6 +2,7 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.finish import FinishRunOperator
+from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator, PlanGatesOperator, PlanMergeOperator
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
@@ -20,12 +21,16 @@ from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 __all__ = [
     "ApproveOperator",
     "AskOperator",
+    "CompareOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
     "MergeOperator",
     "NoveltyOperator",
+    "PlanEvaluationsOperator",
+    "PlanGatesOperator",
+    "PlanMergeOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",
     "PrepareOperator",

@@ -60,3 +60,16 @@ def reference_param(
         examples=[*extra, *(one for one in proposals(settings(), what) if one not in extra)],
         section=section,
     )
+
+
+def references_param(what: What, default: Iterable[str], title: str, description: str, *, section: str = "What to work on") -> Param:
+    """A field for several references, in order; what is not proposed can be typed in the form's JSON view."""
+    return Param(
+        list(default),
+        type="array",
+        items={"type": "string", "minLength": 1, "maxLength": 1024},
+        maxItems=64,
+        title=title,
+        description=f"{description} Each is {REFERENCE}",
+        section=section,
+    )

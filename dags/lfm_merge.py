@@ -1,0 +1,76 @@
+"""Merge models, and measure every source and the result on every source's task."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from lfm_tasks.assets import NEW_MODEL
+from lfm_tasks.operators import (
+    CompareOperator,
+    EvaluateOperator,
+    FinishRunOperator,
+    GateOperator,
+    MergeOperator,
+    PlanEvaluationsOperator,
+    PlanGatesOperator,
+    PlanMergeOperator,
+    PrepareOperator,
+)
+from lfm_tasks.operators.params import reference_param, references_param, step_params
+
+HEAVY = {"pool": "cpu_heavy"}
+
+with DAG(
+    dag_id="lfm_merge",
+    description="Merge models and measure all of them on all of their tasks",
+    doc_md=__doc__
+    + """
+Give two or more models, a data set for each in the same order, and the base that they were made from. Classifiers of different
+classes on one bare base are merged below their heads; on each task everybody is then measured with the head of that task's own model.
+Leave the fields of *prepare* as they were when the models were tuned, so that the held-out rows are rows that no model has learnt.
+
+*compare* makes one table: the metric by task with intervals, its share of each task's own model, CPU seconds and memory of the
+merge. *gate* is asked once for each task, against the champion of the form, or the base: one verdict over all tasks would let
+a gain on a big task hide a loss on a small one.
+""",
+    schedule=None,
+    catchup=False,
+    max_active_runs=4,
+    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
+    tags=["lfm", "reuse"],
+    params={
+        "models": references_param("models", [], "Models", "The models to merge, two or more, in order."),
+        "data": references_param("data", [], "Data", "Rows of each model's task, in the order of the models."),
+        "base": reference_param("models", "starter://minilm-l6", "Base", "The model that they were made from.", optional=True),
+        "heads": Param(
+            True,
+            type="boolean",
+            title="Exchange heads",
+            description="Measure everybody on a task with the head of that task's own model; for classifiers. Off for language models.",
+            section="What to work on",
+        ),
+        "champion": reference_param("models", None, "Champion", "What the result is compared with by the gate; empty for the base."),
+        **step_params("prepare", defaults={"task": "classification", "text_column": "text", "label_column": "label"}),
+        **step_params("merge", defaults={"method": "task_arithmetic"}),
+        **step_params("evaluate"),
+        **step_params("compare", skip=["subjects", "cells"]),
+        **step_params("gate"),
+    },
+) as dag:
+    plan = PlanMergeOperator(task_id="plan")
+    prepare = PrepareOperator.partial(task_id="prepare", **HEAVY).expand(inputs=plan.output)
+    merge = MergeOperator(
+        task_id="merge", references={"base": "{base}"}, inputs={"models": plan.output["models"]}, outlets=[NEW_MODEL], **HEAVY
+    )
+    evaluations = PlanEvaluationsOperator(task_id="evaluations", prepare_task="prepare", merged=merge.output["model"])
+    evaluate = EvaluateOperator.partial(task_id="evaluate", **HEAVY).expand(inputs=evaluations.output)
+    compare = CompareOperator(task_id="compare", cells=evaluations.output["cells"], merged=merge.output, evaluate_task="evaluate")
+    gates = PlanGatesOperator(task_id="gates", cells=evaluations.output["cells"], evaluate_task="evaluate")
+    gate = GateOperator.partial(task_id="gate").expand(inputs=gates.output)
+    finish = FinishRunOperator(task_id="finish")
+
+    [prepare, merge] >> evaluations
+    evaluate >> [compare, gates]
+    [compare, gate] >> finish.as_teardown()

@@ -1,0 +1,77 @@
+"""The DAG lfm_merge through Airflow: two toy classifiers of other classes become one, measured on both tasks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.saving import save_model
+from lfm_tasks.operators.merging import evaluations, gates, sources, task_names
+from tests.dags.conftest import of_task
+from tests.toys import make_bert
+
+TASKS = {"topics": ["business", "sport", "tech"], "moods": ["bad", "good"]}
+
+
+def experts(root):
+    make_bert(root / "base")
+    params = {"models": [], "data": [], "base": f"file://{root}/base"}
+    for seed, (task, labels) in enumerate(TASKS.items(), start=1):
+        model = make_bert(root / task / "toy", labels=labels, seed=seed)
+        save_model(model, root / task / "toy", root / task / "model", labels=labels)
+        rows = [
+            {"text": f"number {i} about {labels[i % len(labels)]} of day {i * 7 % 31}", "label": labels[i % len(labels)]}
+            for i in range(200)
+        ]
+        (root / f"{task}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        params["models"].append(f"file://{root}/{task}/model")
+        params["data"].append(f"file://{root}/{task}.jsonl")
+    return params
+
+
+def test_a_merge_of_one_expert_with_weight_1_is_that_expert_on_its_task(run_dag, tmp_path):
+    conf = {**experts(tmp_path), "merge_weights": [1.0, 0.0], "merge_normalize": False, "merge_method": "linear"}
+    state, states, records = run_dag("lfm_merge", conf)
+    assert state == "success", states
+    found = of_task(records, "compare")["summary"]
+    by_name = {one["name"]: one for one in found["subjects"]}
+    assert list(by_name) == ["base", "topics.jsonl expert", "moods.jsonl expert", "merged"]
+    assert by_name["merged"]["tasks"]["topics.jsonl"] == by_name["topics.jsonl expert"]["tasks"]["topics.jsonl"]
+    assert by_name["merged"]["cpu_seconds"] > 0 and by_name["merged"]["on_front"]
+    assert sum(record["step"] == "gate" for record in records) == 2
+
+
+def test_each_model_has_a_data_set_and_there_are_two():
+    params = {"models": ["a", "b"], "data": ["x/p", "y/p"], "base": None, "heads": True}
+    assert sources(params) == [{"data": "x/p", "model": "a"}, {"data": "y/p", "model": "b"}]
+    with pytest.raises(ConfigError, match="data names 1 data sets for 2 models"):
+        sources({**params, "data": ["x"]})
+    with pytest.raises(ConfigError, match="models names 1 model. Give the two or more"):
+        sources({**params, "models": ["a"]})
+    with pytest.raises(ConfigError, match="models names one twice: a, a"):
+        sources({**params, "models": ["a", "a"]})
+    assert task_names(["starter://tweets", "file:///a/rows", "file:///b/rows"]) == ["tweets", "2 rows", "3 rows"]
+
+
+def test_everybody_but_the_tasks_own_expert_borrows_its_head():
+    params = {"models": ["a", "b"], "data": ["x", "y"], "base": "z", "champion": None, "heads": True}
+    cells, inputs = evaluations(params, ["X", "Y"], "m")
+    assert [cell["subject"] for cell in cells] == ["base", "x expert", "y expert", "merged"] * 2
+    assert inputs[:4] == [
+        {"model": "z", "dataset": "X", "head": "a"},
+        {"model": "a", "dataset": "X"},
+        {"model": "b", "dataset": "X", "head": "a"},
+        {"model": "m", "dataset": "X", "head": "a"},
+    ]
+    assert all("head" not in one for one in evaluations({**params, "heads": False}, ["X", "Y"], "m")[1])
+
+
+def test_the_gate_is_asked_on_each_task_about_the_champion_else_the_base():
+    cells = [{"subject": name, "task": task} for task in ("x", "y") for name in ("base", "champion", "x expert", "merged")]
+    pairs = gates(cells, list("abcdefgh"))
+    assert pairs == [{"challenger": "d", "champion": "b"}, {"challenger": "h", "champion": "f"}]
+    without = [place for place, cell in enumerate(cells) if cell["subject"] != "champion"]
+    assert gates([cells[i] for i in without], ["abcdefgh"[i] for i in without])[0] == {"challenger": "d", "champion": "a"}
+    assert gates([cells[3]], ["d"]) == []
