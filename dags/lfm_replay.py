@@ -29,7 +29,7 @@ inputs). Nothing is registered, no alias moves, and MLflow gets one run: that of
             maxLength=1024,
             title="Artifact",
             description="What to rebuild: `models:/NAME@ALIAS`, `models:/NAME/3` or `sha256:…`.",
-            section="Replay",
+            section="What to rebuild",
         ),
         **step_params("replay"),
     },

@@ -35,7 +35,7 @@ rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
             title="Registered model",
             description="The registered model whose alias moves.",
             examples=proposals(settings(), "names"),
-            section="Rollback",
+            section="What to roll back",
         ),
         "version": Param(
             1,
@@ -44,7 +44,7 @@ rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
             maximum=999_999_999,
             title="Version",
             description="The version to go back to: any that the ledger knows (`lfm ledger NAME` lists them).",
-            section="Rollback",
+            section="What to roll back",
         ),
         **step_params("rollback"),
     },

@@ -1,4 +1,4 @@
-"""The whole embedded stack, started once: PostgreSQL, MLflow, Airflow's api-server, scheduler and dag-processor."""
+"""The whole embedded stack: PostgreSQL, MLflow, Airflow's api-server, scheduler and dag-processor; one for each file of tests."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Live:
             return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live():
     root = Path(tempfile.mkdtemp(prefix="lfm-live-"))
     data = root / "data"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from tests.live.browser.forms import trigger
 from tests.tracking.tracking_records import make_record
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -61,29 +62,11 @@ def open_page(page, live):
     return open_
 
 
-def fill_form(page, sections):
-    """Fill the trigger form in, section by section: Airflow keeps one open at a time."""
-    dialog = page.get_by_role("dialog")
-    for section, values in sections.items():
-        heading = dialog.get_by_role("button", name=section, exact=True)
-        if heading.get_attribute("aria-expanded") != "true":
-            heading.click()
-        for name, value in values.items():
-            field = dialog.locator(f"[name=element_{name}]")
-            if field.get_attribute("type") == "hidden":
-                field.locator("xpath=..").get_by_role("combobox").click()
-                page.get_by_role("option", name=value, exact=True).click()
-            else:
-                field.fill(value)
-                field.blur()
-    return dialog
-
-
 def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
-    page.goto(f"{live.stack.addresses.airflow}/dags/lfm_adapt")
-    page.get_by_role("button", name="Trigger").first.click()
-    dialog = fill_form(
+    run_id = trigger(
         page,
+        live,
+        "lfm_adapt",
         {
             "What to work on": {"model": f"file://{live.data}/model", "data": f"file://{live.data}/rows.jsonl", "general": ""},
             "Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"},
@@ -93,9 +76,6 @@ def test_a_run_is_triggered_from_its_form_and_followed_to_mlflow(page, live):
             "Promote: Promotion": {"promote_model_name": "from-the-form", "promote_approval": "Never"},
         },
     )
-    with page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/dagRuns")) as triggered:
-        dialog.get_by_role("button", name="Trigger", exact=True).click()
-    run_id = triggered.value.json()["dag_run_id"]
     live.succeeds(run_id)
     record = live.records(run_id)["tune"]
     assert record["method"] == "full" and record["config"]["epochs"] == 6

@@ -1,0 +1,124 @@
+"""Every DAG is started from its form in the browser, filled in as an operator would, and does what the form says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.live.browser.forms import trigger
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+NAME = "from-forms"
+PROMPT = {"Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"}}
+DAGS = ("lfm_retrain", "lfm_sweep", "lfm_evaluate", "lfm_promote", "lfm_rollback", "lfm_replay", "lfm_collect", "lfm_maintain")
+
+
+@pytest.fixture(scope="module")
+def operated(live):
+    """The live stack with all DAGs on, and a model that lfm_adapt made champion of ``NAME``."""
+    for dag_id in DAGS:
+        deadline = time.monotonic() + 180
+        while live.stack.airflow.dag(dag_id) is None:
+            assert time.monotonic() < deadline, live.stack.airflow.import_errors()
+            time.sleep(0.5)
+        live.stack.airflow.unpause(dag_id)
+    live.succeeds(live.trigger(promote_model_name=NAME))
+    return live
+
+
+@pytest.fixture
+def run(page, operated):
+    """``run(dag_id, sections)``: the records of the run that the filled-in form starts, by task id."""
+
+    def started(dag_id, sections):
+        run_id = trigger(page, operated, dag_id, sections)
+        operated.succeeds(run_id, dag_id=dag_id)
+        return operated.records(run_id)
+
+    return started
+
+
+def rows(live):
+    return f"file://{live.data}/rows.jsonl"
+
+
+def champion(live):
+    version = live.client.get_model_version_by_alias(NAME, "champion")
+    return version.version, version.tags["lfm.sha256"]
+
+
+def test_retrain(run, operated):
+    found = run(
+        "lfm_retrain",
+        {
+            "What to work on": {"model": f"file://{operated.data}/model", "data": rows(operated), "general": ""},
+            **PROMPT,
+            "Tune: Method": {"tune_method": "Full fine-tuning"},
+            "Tune: Optimiser": {"tune_learning_rate": "0.01"},
+            "Tune: Length": {"tune_epochs": "2"},
+            "Promote: Promotion": {"promote_model_name": "retrained-by-form", "promote_approval": "Never"},
+        },
+    )
+    assert found["novelty"]["summary"]["new"] is True
+    assert found["tune"]["config"]["epochs"] == 2 and found["promote"]["config"]["model_name"] == "retrained-by-form"
+
+
+def test_sweep(run, operated):
+    found = run(
+        "lfm_sweep",
+        {
+            "What to work on": {"model": f"file://{operated.data}/model", "data": rows(operated)},
+            "Sweep: What to try": {"sweep_grid": '{"learning_rate": [0.01, 0.001]}'},
+            **PROMPT,
+            "Tune: Method": {"tune_method": "Full fine-tuning"},
+            "Tune: Length": {"tune_epochs": "1"},
+        },
+    )
+    tried = [one["settings"] for one in found["select"]["config"]["candidates"]]
+    assert tried == [{"learning_rate": 0.01}, {"learning_rate": 0.001}]
+
+
+def test_evaluate(run, operated):
+    found = run("lfm_evaluate", {"What to work on": {"model": f"models:/{NAME}@champion", "data": rows(operated)}, **PROMPT})
+    assert found["evaluate"]["inputs"]["model"]["sha256"] == champion(operated)[1]
+
+
+def test_promote(run, operated):
+    sha256 = champion(operated)[1]
+    base = f"file://{operated.data}/model"
+    run(
+        "lfm_promote",
+        {
+            "What to work on": {"model": f"sha256:{sha256}", "data": rows(operated), "general": "", "baseline": base},
+            **PROMPT,
+            "Promote: Promotion": {"promote_model_name": "promoted-by-form", "promote_approval": "Never"},
+        },
+    )
+    assert operated.client.get_model_version_by_alias("promoted-by-form", "champion").tags["lfm.sha256"] == sha256
+
+
+def test_rollback_is_a_dry_run_at_first(run, operated):
+    before = champion(operated)
+    found = run(
+        "lfm_rollback",
+        {"What to roll back": {"model_name": NAME, "version": before[0]}, "Roll back: Rollback": {"rollback_reason": "From the form."}},
+    )
+    assert found["rollback"]["config"]["dry_run"] is True and found["rollback"]["summary"]["moved"] is False
+    assert champion(operated) == before
+
+
+def test_replay(run, operated):
+    found = run("lfm_replay", {"What to rebuild": {"artifact": f"models:/{NAME}@champion"}, "Replay: Replay": {"replay_tolerance": "0"}})
+    assert found["replay"]["inputs"]["artifact"]["sha256"] == champion(operated)[1]
+
+
+def test_collect_lists_and_deletes_nothing(run, operated):
+    before = len(list(operated.store.records()))
+    found = run("lfm_collect", {"Collect garbage: Collection": {"collect_keep_days": "0"}})
+    assert found["collect"]["config"]["keep_days"] == 0 and found["collect"]["config"]["delete"] == []
+    assert len(list(operated.store.records())) > before
+
+
+def test_maintain_asks_nothing(page, operated):
+    operated.succeeds(trigger(page, operated, "lfm_maintain", {}), 120, "lfm_maintain")
