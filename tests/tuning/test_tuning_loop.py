@@ -265,7 +265,7 @@ def test_a_data_set_of_another_vocabulary_is_refused(inputs, tmp_path):
 
 
 def test_a_data_set_that_is_not_prepared_is_refused(inputs, tmp_path):
-    with pytest.raises(DataError, match=r"no dataset.json: it is not prepared"):
+    with pytest.raises(DataError, match=r"no dataset.json: it is not a prepared one"):
         tune.run(TuneConfig(), {**inputs, "dataset": replace(inputs["dataset"], path=tmp_path)}, Context(tmp_path / "w"))
 
 

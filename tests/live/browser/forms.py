@@ -17,9 +17,12 @@ def fill_form(page, sections):
 
 def fill_field(page, field, value, dialog):
     if not field.count():
-        dialog.locator(".monaco-editor:visible").first.click()
+        dialog.locator(".monaco-editor:visible .view-line").first.click()
         page.keyboard.press("Control+A")
         page.keyboard.insert_text(value)
+        page.keyboard.press("Control+Shift+End")  # the brackets that the editor closed by itself
+        page.keyboard.press("Delete")
+        assert not dialog.get_by_text("SyntaxError").count()
     elif field.get_attribute("type") == "hidden":
         field.locator("xpath=..").get_by_role("combobox").click()
         page.get_by_role("option", name=value, exact=True).click()

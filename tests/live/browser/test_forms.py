@@ -87,7 +87,7 @@ def test_evaluate(run, operated):
 def test_promote(run, operated):
     sha256 = champion(operated)[1]
     base = f"file://{operated.data}/model"
-    run(
+    found = run(
         "lfm_promote",
         {
             "What to work on": {"model": f"sha256:{sha256}", "data": rows(operated), "general": "", "baseline": base},
@@ -95,6 +95,8 @@ def test_promote(run, operated):
             "Promote: Promotion": {"promote_model_name": "promoted-by-form", "promote_approval": "Never"},
         },
     )
+    assert found["gate"]["config"]["must_not_regress"] == []
+    assert found["promote"]["summary"]["moved"], found["promote"]["summary"]
     assert operated.client.get_model_version_by_alias("promoted-by-form", "champion").tags["lfm.sha256"] == sha256
 
 
