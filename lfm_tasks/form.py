@@ -56,7 +56,7 @@ def override(step: Step, values: Mapping[str, Any], fixed: Mapping[str, Any]) ->
 def config_values(step: Step, prefix: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the step's config among ``params``; a method option left empty is left to the method's default."""
     given = {name: params.get(f"{prefix}_{name}") for name in step.config_class.model_fields if f"{prefix}_{name}" in params}
-    values = {name: _filled(value, step.config_class.model_fields[name].default) for name, value in given.items()}
+    values = {name: _text(value, step.config_class.model_fields[name].default) for name, value in given.items()}
     if OPTIONS in step.config_class.model_fields:
         given = {name: params.get(f"{prefix}_{name}") for name in _option_fields(step)}
         values[OPTIONS] = {name: value for name, value in given.items() if value is not None}
@@ -90,8 +90,6 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
     labels = entry.pop("labels", None)
     if entry.get("type") == "string" and entry.get("default") == "":
         entry |= {"type": ["null", "string"], "default": None}  # Airflow's form asks for every text that may not be null.
-    if entry.get("type") == "array" and not entry.get("minItems"):
-        entry["type"] = ["null", "array"]  # … and for every list.
     if "\n" in str(entry.get("default")):
         entry["format"] = "multiline"
     return {
@@ -103,11 +101,9 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
     }
 
 
-def _filled(value: Any, default: Any) -> Any:
-    """A text or a list that was left empty in the form: it may be null there, and is empty in the config."""
-    if value is None and (default == "" or isinstance(default, list)):
-        return type(default)()
-    return value
+def _text(value: Any, default: Any) -> Any:
+    """A text that was left empty in the form: it may be null there, and is empty in the config."""
+    return "" if value is None and default == "" else value
 
 
 def _option_fields(step: Step) -> dict[str, dict[str, Any]]:

@@ -80,9 +80,3 @@ def test_a_form_can_be_sent_as_it_opens(name):
         assert schema.get("default") != "", field
         if isinstance(schema.get("default"), str) and "\n" in schema["default"]:
             assert schema["format"] == "multiline", field
-
-
-def test_a_list_may_be_left_empty():
-    gate = STEPS["gate"]
-    assert form_fields(gate, "gate")["gate_must_not_regress"]["type"] == ["null", "array"]
-    assert config_values(gate, "gate", {"gate_must_not_regress": None}) == {"must_not_regress": []}
