@@ -80,7 +80,7 @@ STEPS.add(
     Step(
         name="compare",
         title="Compare on tasks",
-        config="lfm_tasks.selection.table_config:CompareConfig",
+        config="lfm_tasks.selection.compare_config:CompareConfig",
         run="lfm_tasks.selection.compare:run",
         inputs={"reports": InputSpec(("report",), "Evaluations of each subject on each task.", many=True)},
         outputs={"comparison": "report"},

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, DataError, unknown_name
-from lfm_tasks.metrics.primary import primary_metric
+from lfm_tasks.selection.compare_config import CompareConfig, Subject
+from lfm_tasks.selection.compare_figure import draw
 from lfm_tasks.selection.pareto import pareto_front
-from lfm_tasks.selection.select import cell, read_report
-from lfm_tasks.selection.table_config import CompareConfig, Subject
-from lfm_tasks.selection.table_figure import draw
+from lfm_tasks.selection.select import cell, choose_metric, read_report
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
@@ -31,13 +30,20 @@ class Line:
     normalised: float | None = None
     on_front: bool = False
 
+    @property
+    def point(self) -> tuple[float, float] | None:
+        """(mean, CPU seconds) of a result where both are known: those are what the front is taken over."""
+        if self.subject.role != "result" or self.mean is None or self.subject.cpu_seconds is None:
+            return None
+        return self.mean, self.subject.cpu_seconds
+
 
 def run(config: CompareConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     reports = [read_report(source) for source in all_of(inputs, "reports")]
     lines, tasks, metric = fill(config, reports)
     average(lines, tasks)
-    results = [line for line in lines if line.subject.role == "result" and None not in (line.mean, line.subject.cpu_seconds)]
-    for line, on_front in zip(results, pareto_front([(one.mean, one.subject.cpu_seconds) for one in results]), strict=True):
+    results = [line for line in lines if line.point]
+    for line, on_front in zip(results, pareto_front([line.point for line in results]), strict=True):
         line.on_front = on_front
     return _write(lines, tasks, metric, context.workdir / "comparison")
 
@@ -50,13 +56,12 @@ def fill(config: CompareConfig, reports: list[dict[str, Any]]) -> tuple[list[Lin
     """
     if len(config.cells) != len(reports):
         raise ConfigError(f"cells names {len(config.cells)} reports, but {len(reports)} were given. Give one cell for each.")
-    metric = primary_metric(reports[0]["metrics"]) if config.metric == "auto" else config.metric
+    metric = choose_metric(config.metric, reports)
     lines, first = {subject.name: Line(subject) for subject in config.subjects}, {}
     for place, report in zip(config.cells, reports, strict=True):
         if place.subject not in lines:
             raise ConfigError(f"cells: {unknown_name('subject', place.subject, lines)}")
-        if metric not in report["metrics"]:
-            raise ConfigError(f"metric: {unknown_name('metric', metric, report['metrics'])}")
+        choose_metric(metric, [report])
         same = {name: report[name] for name in ("dataset_sha256", "settings")}
         if first.setdefault(place.task, same) != same:
             raise DataError(f"The reports on {place.task} differ: {first[place.task]} and {same}. Evaluate all in the same way.")
@@ -98,7 +103,7 @@ def _write(lines: list[Line], tasks: list[str], metric: str, directory: Path) ->
 
 
 def _described(line: Line) -> dict[str, Any]:
-    shown = {task: {name: entry[name] for name in ("value", "low", "high", "n")} for task, entry in line.entries.items()}
+    shown = {task: _shown(entry) for task, entry in line.entries.items()}
     means = {"mean": line.mean, "normalised": line.normalised, "on_front": line.on_front}
     return {**line.subject.model_dump(mode="json"), "tasks": shown, **means}
 
@@ -107,7 +112,11 @@ def _rows(line: Line, tasks: list[str]) -> list[dict[str, Any]]:
     """One row for each task, for ``comparison.parquet``."""
     made = line.subject.model_dump(mode="json")
     measured = [(task, line.entries[task]) for task in tasks if task in line.entries]
-    return [{**made, "task": task, **{name: entry[name] for name in ("value", "low", "high", "n")}} for task, entry in measured]
+    return [{**made, "task": task, **_shown(entry)} for task, entry in measured]
+
+
+def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in ("value", "low", "high", "n")}
 
 
 def render(lines: list[Line], tasks: list[str], metric: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.selection.compare import run
-from lfm_tasks.selection.table_config import CompareConfig
+from lfm_tasks.selection.compare_config import CompareConfig
 from tests.selection.test_selection import report
 
 SUBJECTS = [

@@ -27,12 +27,11 @@ def draw(lines: list[Line], tasks: list[str], metric: str) -> Figure:
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_title(task, fontsize=10, loc="left")
-    known = [line for line in lines if line.subject.role == "result" and None not in (line.mean, line.subject.cpu_seconds)]
-    for line in known:
-        axes = cost
-        axes.plot(line.subject.cpu_seconds, line.mean, "o", color=ORANGE if line.on_front else GREY)
-        axes.annotate(line.subject.name, (line.subject.cpu_seconds, line.mean), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    front = sorted((line.subject.cpu_seconds, line.mean) for line in known if line.on_front)
+    for line in (line for line in lines if line.point):
+        mean, seconds = line.point
+        cost.plot(seconds, mean, "o", color=ORANGE if line.on_front else GREY)
+        cost.annotate(line.subject.name, (seconds, mean), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    front = sorted(line.point[::-1] for line in lines if line.on_front)
     if len(front) > 1:
         cost.step(*zip(*front, strict=True), where="post", color=ORANGE, linestyle="--", linewidth=1)
     cost.set_xlabel("CPU seconds of making it")
