@@ -41,8 +41,8 @@ a gain on a big task hide a loss on a small one.
     default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "reuse"],
     params={
-        "models": references_param("models", [], "Models", "The models to merge, two or more, in order."),
-        "data": references_param("data", [], "Data", "Rows of each model's task, in the order of the models."),
+        "models": references_param("Models", "The models to merge, two or more, in order."),
+        "data": references_param("Data", "Rows of each model's task, in the order of the models."),
         "base": reference_param("models", "starter://minilm-l6", "Base", "The model that they were made from.", optional=True),
         "heads": Param(
             True,

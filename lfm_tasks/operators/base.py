@@ -186,6 +186,11 @@ def check_params(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
             raise ConfigError(unknown_name("Param", name, declared))
 
 
+def mapped_outputs(context: Context, task_id: str, output: str, count: int) -> list[str | None]:
+    """What the ``count`` instances of a mapped task handed on under the name ``output``, in order; None for one that did not."""
+    return list(context["ti"].xcom_pull(task_ids=task_id, key=output, map_indexes=range(count)))
+
+
 def airflow_task(context: Context) -> AirflowTask:
     ti, run = context["ti"], context["dag_run"]
     return AirflowTask(

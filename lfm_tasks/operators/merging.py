@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.operators.base import StepOperator, check_params
+from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
 from lfm_tasks.runner.job import Job, numbered_inputs
 
 RESULT = "merged"
@@ -50,6 +50,11 @@ def task_names(data: list[str]) -> list[str]:
     return [f"{place + 1} {name}" if short.count(name) > 1 else name for place, name in enumerate(short)]
 
 
+def expert_of(task: str) -> str:
+    """What the task's own model is called in tables."""
+    return f"{task} expert"
+
+
 class PlanEvaluationsOperator(BaseOperator):
     """Inputs of *evaluate*: base, champion, experts and result on every task; hands on ``cells``, whose they are.
 
@@ -67,9 +72,8 @@ class PlanEvaluationsOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
-        places = range(len(params["data"]))
-        datasets = context["ti"].xcom_pull(task_ids=self.prepare_task, key="dataset", map_indexes=places)
-        cells, inputs = evaluations(params, list(datasets), self.merged)
+        datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
+        cells, inputs = evaluations(params, datasets, self.merged)
         context["ti"].xcom_push(key="cells", value=cells)
         return inputs
 
@@ -77,12 +81,12 @@ class PlanEvaluationsOperator(BaseOperator):
 def evaluations(params: Mapping[str, Any], datasets: list[str], merged: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The comparison's cells and the inputs of the evaluations behind them, task by task."""
     tasks, cells, inputs = task_names(params["data"]), [], []
-    subjects = {f"{task} expert": model for task, model in zip(tasks, params["models"], strict=True)}
+    subjects = {expert_of(task): model for task, model in zip(tasks, params["models"], strict=True)}
     others = {name: params[name] for name in (BASE, CHAMPION) if params[name]}
     subjects = {**others, **subjects, RESULT: merged}
     for task, dataset, expert in zip(tasks, datasets, params["models"], strict=True):
         for name, model in subjects.items():
-            own_head = not params["heads"] or name == f"{task} expert"
+            own_head = not params["heads"] or name == expert_of(task)
             cells.append({"subject": name, "task": task})
             inputs.append({"model": model, "dataset": dataset, **({} if own_head else {"head": expert})})
     return cells, inputs
@@ -103,10 +107,18 @@ class CompareOperator(StepOperator):
         self.cells, self.merged, self.evaluate_task = cells, merged, evaluate_task
 
     def job(self, context: Context) -> Job:
-        reports = context["ti"].xcom_pull(task_ids=self.evaluate_task, key="report", map_indexes=range(len(self.cells)))
+        reports = mapped_outputs(context, self.evaluate_task, "report", len(self.cells))
         self.config = {"subjects": subjects(self.cells, self.merged["metrics"]), "cells": list(self.cells)}
-        self.inputs = numbered_inputs({"reports": list(reports)})
+        self.inputs = numbered_inputs({"reports": reports})
         return super().job(context)
+
+
+def subjects(cells: list[dict[str, str]], metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The subjects of ``cells``; ``metrics`` are those of the step that made the result."""
+    cost = {name: metrics.get(name) for name in ("cpu_seconds", "peak_memory_bytes")}
+    known = {BASE: {"role": "base"}, CHAMPION: {"role": "base"}, RESULT: {"role": "result", **cost}}
+    known |= {expert_of(cell["task"]): {"role": "expert", "expert_of": cell["task"]} for cell in cells}
+    return [{"name": name, **known[name]} for name in dict.fromkeys(cell["subject"] for cell in cells)]
 
 
 class PlanGatesOperator(BaseOperator):
@@ -119,8 +131,8 @@ class PlanGatesOperator(BaseOperator):
         self.cells, self.evaluate_task = cells, evaluate_task
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        reports = context["ti"].xcom_pull(task_ids=self.evaluate_task, key="report", map_indexes=range(len(self.cells)))
-        return gates(self.cells, list(reports))
+        reports = mapped_outputs(context, self.evaluate_task, "report", len(self.cells))
+        return gates(self.cells, reports)
 
 
 def gates(cells: list[dict[str, str]], reports: list[str]) -> list[dict[str, str]]:
@@ -131,12 +143,3 @@ def gates(cells: list[dict[str, str]], reports: list[str]) -> list[dict[str, str
         if rival := found.get((task, CHAMPION)) or found.get((task, BASE)):
             pairs.append({"challenger": found[task, RESULT], "champion": rival})
     return pairs
-
-
-def subjects(cells: list[dict[str, str]], metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The subjects of ``cells``; ``metrics`` are those of the step that made the result."""
-    cost = {name: metrics.get(name) for name in ("cpu_seconds", "peak_memory_bytes")}
-    tasks = {f"{cell['task']} expert": cell["task"] for cell in cells}
-    known = {BASE: {"role": "base"}, CHAMPION: {"role": "base"}, RESULT: {"role": "result", **cost}}
-    known |= {name: {"role": "expert", "expert_of": task} for name, task in tasks.items()}
-    return [{"name": name, **known[name]} for name in dict.fromkeys(cell["subject"] for cell in cells)]

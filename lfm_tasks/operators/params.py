@@ -62,10 +62,10 @@ def reference_param(
     )
 
 
-def references_param(what: What, default: Iterable[str], title: str, description: str, *, section: str = "What to work on") -> Param:
-    """A field for several references, in order; what is not proposed can be typed in the form's JSON view."""
+def references_param(title: str, description: str, *, section: str = "What to work on") -> Param:
+    """A field for several references, one on each line, in order; empty at first."""
     return Param(
-        list(default),
+        [],
         type="array",
         items={"type": "string", "minLength": 1, "maxLength": 1024},
         maxItems=64,

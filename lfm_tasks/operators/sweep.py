@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.form import config_values, override
-from lfm_tasks.operators.base import StepOperator, check_params
+from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
 from lfm_tasks.runner.job import Job, JobResult, numbered_inputs
 from lfm_tasks.selection.config import SweepConfig, training_tflop
 from lfm_tasks.steps import STEPS
@@ -64,7 +64,7 @@ class SelectOperator(StepOperator):
     def job(self, context: Context) -> Job:
         places = range(len(self.candidates))
         tuned = context["ti"].xcom_pull(task_ids=self.tune_task, map_indexes=places)
-        reports = context["ti"].xcom_pull(task_ids=self.evaluate_task, key="report", map_indexes=places)
+        reports = mapped_outputs(context, self.evaluate_task, "report", len(places))
         cost = [training_tflop(one["metrics"]) if one else None for one in tuned]
         self.config = {
             "candidates": [{"settings": self.candidates[place], "tflop": cost[place], "failed": not reports[place]} for place in places]
