@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.models.saving import save_model
 from lfm_tasks.operators.merging import evaluations, gates, sources, task_names
 from tests.dags.conftest import of_task
-from tests.toys import make_bert
-
-TASKS = {"topics": ["business", "sport", "tech"], "moods": ["bad", "good"]}
-
-
-def experts(root):
-    make_bert(root / "base")
-    params = {"models": [], "data": [], "base": f"file://{root}/base"}
-    for seed, (task, labels) in enumerate(TASKS.items(), start=1):
-        model = make_bert(root / task / "toy", labels=labels, seed=seed)
-        save_model(model, root / task / "toy", root / task / "model", labels=labels)
-        rows = [
-            {"text": f"number {i} about {labels[i % len(labels)]} of day {i * 7 % 31}", "label": labels[i % len(labels)]}
-            for i in range(200)
-        ]
-        (root / f"{task}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-        params["models"].append(f"file://{root}/{task}/model")
-        params["data"].append(f"file://{root}/{task}.jsonl")
-    return params
+from tests.experts import make_experts
 
 
 def test_a_merge_of_one_expert_with_weight_1_is_that_expert_on_its_task(run_dag, tmp_path):
-    conf = {**experts(tmp_path), "merge_weights": [1.0, 0.0], "merge_normalize": False, "merge_method": "linear"}
+    conf = {**make_experts(tmp_path), "merge_weights": [1.0, 0.0], "merge_normalize": False, "merge_method": "linear"}
     state, states, records = run_dag("lfm_merge", conf)
     assert state == "success", states
     found = of_task(records, "compare")["summary"]

@@ -132,12 +132,14 @@ def live():
         shutil.rmtree(root, ignore_errors=True)
 
 
-def wait_for_dags(stack: Stack, seconds: float = 60) -> None:
+def wait_for_dags(stack: Stack, *dag_ids: str, seconds: float = 180) -> None:
+    """Wait until Airflow has parsed the DAGs, lfm_adapt where none is named, and switch them on."""
     deadline = time.monotonic() + seconds
-    while stack.airflow.dag("lfm_adapt") is None:
-        assert time.monotonic() < deadline, stack.airflow.import_errors()
-        time.sleep(0.5)
-    stack.airflow.unpause("lfm_adapt")
+    for dag_id in dag_ids or ("lfm_adapt",):
+        while stack.airflow.dag(dag_id) is None:
+            assert time.monotonic() < deadline, stack.airflow.import_errors()
+            time.sleep(0.5)
+        stack.airflow.unpause(dag_id)
 
 
 def write_inputs(directory: Path) -> None:

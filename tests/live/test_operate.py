@@ -67,10 +67,7 @@ def people():
         )
         try:
             running = stack.enter_context(embedded(Settings(home=root / "home"), dags=root / "dags"))
-            wait_for_dags(running)
-            for dag_id in PAUSED:
-                wait_until(lambda dag_id=dag_id: running.airflow.dag(dag_id) is not None, 180, running.airflow.import_errors())
-                running.airflow.unpause(dag_id)
+            wait_for_dags(running, "lfm_adapt", *PAUSED)
             passwords = json.loads(credentials.password_file(running.home).read_text())
             bob = AirflowClient(running.addresses.airflow, "bob", passwords["bob"])
             yield Live(running, root / "data", MlflowClient(running.addresses.mlflow)), running.airflow, bob, mail

@@ -39,7 +39,6 @@ def partitioned():
     )
     try:
         with embedded(Settings(home=root / "home")) as stack:
-            wait_for_dags(stack)
             yield Live(stack, root / "data", None)
     finally:
         os.environ.clear()
@@ -50,11 +49,8 @@ def partitioned():
 
 def test_the_day_of_a_scheduled_run_names_its_snapshot(partitioned):
     airflow = partitioned.stack.airflow
-    deadline = time.monotonic() + 240
-    while airflow.dag("lfm_retrain") is None:
-        assert time.monotonic() < deadline, airflow.import_errors()
-        time.sleep(0.5)
-    airflow.unpause("lfm_retrain")
+    wait_for_dags(partitioned.stack, "lfm_retrain")
+    deadline = time.monotonic() + 120
     runs = []
     while not runs:
         assert time.monotonic() < deadline, "the schedule started no run"

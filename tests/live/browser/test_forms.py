@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from tests.experts import make_experts
 from tests.live.browser.forms import trigger
+from tests.live.conftest import wait_for_dags
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 NAME = "from-forms"
 PROMPT = {"Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"}}
-DAGS = ("lfm_retrain", "lfm_sweep", "lfm_evaluate", "lfm_promote", "lfm_rollback", "lfm_replay", "lfm_collect", "lfm_maintain")
+DAGS = ("lfm_retrain", "lfm_sweep", "lfm_merge", "lfm_evaluate", "lfm_promote", "lfm_rollback", "lfm_replay", "lfm_collect", "lfm_maintain")
 
 
 @pytest.fixture(scope="module")
 def operated(live):
     """The live stack with all DAGs on, and a model that lfm_adapt made champion of ``NAME``."""
-    for dag_id in DAGS:
-        deadline = time.monotonic() + 180
-        while live.stack.airflow.dag(dag_id) is None:
-            assert time.monotonic() < deadline, live.stack.airflow.import_errors()
-            time.sleep(0.5)
-        live.stack.airflow.unpause(dag_id)
+    wait_for_dags(live.stack, *DAGS)
     live.succeeds(live.trigger(promote_model_name=NAME))
     return live
 
@@ -77,6 +72,24 @@ def test_sweep(run, operated):
     )
     tried = [one["settings"] for one in found["select"]["config"]["candidates"]]
     assert tried == [{"learning_rate": 0.01}, {"learning_rate": 0.001}]
+
+
+def test_merge(run, operated):
+    made = make_experts(operated.data / "experts")
+    found = run(
+        "lfm_merge",
+        {
+            "What to work on": {"models": "\n".join(made["models"]), "data": "\n".join(made["data"]), "base": made["base"]},
+            "Merge: Method": {"merge_method": "TIES"},
+        },
+    )
+    assert found["merge"]["method"] == "ties"
+    assert [one["name"] for one in found["compare"]["summary"]["subjects"]] == [
+        "base",
+        "topics.jsonl expert",
+        "moods.jsonl expert",
+        "merged",
+    ]
 
 
 def test_evaluate(run, operated):
