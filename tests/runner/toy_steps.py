@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from pydantic import Field
@@ -37,6 +38,8 @@ def run(config: ToyConfig, inputs, context) -> Outcome:
             raise AttemptKilled(f"Stopped on request at {unit}.")
         context.report(unit, config.units, {"loss": 1 / unit})
     if config.kill:
+        while "loss" not in context.tracker.connection.client.get_run(context.run_id).data.metrics:
+            time.sleep(0.1)  # what is killed before a metric was sent has no way to know it later
         os.killpg(config.kill, signal.SIGKILL)
     if config.fail:
         raise RuntimeError("the toy was told to fail")
