@@ -31,7 +31,8 @@ class AskOperator(ApprovalOperator):
 
     A "no" and a time-out let the tasks after it run: they record the answer and move nothing. A retry asks again: after an
     answer that the form does not allow, after an approval of one's own run where that is refused, and when the worker died
-    before the answer arrived. It never answers by itself.
+    before the answer arrived, and when the answer (a script's) came before the scheduler had noticed that the question was put,
+    which Airflow 3.3 takes for a lost task. It never answers by itself.
 
     :param gate: the result of the gate's task, ``gate.output``.
     :param prefix: Params named ``<prefix>_approval``, ``<prefix>_model_name`` and ``<prefix>_alias`` are read.

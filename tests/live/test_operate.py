@@ -96,7 +96,7 @@ def ask(people, model):
         conf |= {"model": f"sha256:{model}", "baseline": live.conf()["model"]}
         run_id = admin.trigger(dag_id, conf | {"promote_approval": "always", "promote_model_name": name})
         if wait:
-            waits(admin, run_id, dag_id)
+            waits(live, run_id, dag_id)
         return run_id
 
     return start
@@ -113,11 +113,14 @@ def task(client, run_id, task_id, dag_id="lfm_promote"):
     return next(one for one in client.tasks(dag_id, run_id) if one["task_id"] == task_id)
 
 
-def waits(client, run_id, dag_id="lfm_promote", number=1, seconds=200):
+def waits(live, run_id, dag_id="lfm_promote", number=1, seconds=200):
+    """Wait until the question of try ``number`` is put, so that it can be answered."""
+
     def waiting():
-        found = task(client, run_id, "ask", dag_id)
+        found = task(live.stack.airflow, run_id, "ask", dag_id)
         assert found["state"] not in ("failed", "upstream_failed", "skipped"), found
-        return found["state"] == "awaiting_input" and found["try_number"] == number
+        parked = found["state"] == "awaiting_input" and found["try_number"] == number
+        return parked and live.left(dag_id, run_id, "ask", number)
 
     wait_until(waiting, seconds, f"{run_id} does not ask")
 
@@ -170,7 +173,7 @@ def test_approving_ones_own_run_is_refused_and_the_question_put_again(people, as
     live, admin, bob, _ = people
     run_id = ask("own")
     answer(admin, run_id, "Approve")
-    waits(admin, run_id, number=2)
+    waits(live, run_id, number=2)
     answer(bob, run_id, "Approve")
     live.succeeds(run_id, 200, "lfm_promote")
     assert promotion(live, run_id)["approved_by"] == "bob"

@@ -15,8 +15,8 @@ def question(live):
     name = "asked-in-the-browser"
     run_id = live.trigger(promote_approval="always", promote_model_name=name)
     deadline = time.monotonic() + 240
-    while live.states(run_id).get("ask") != "awaiting_input":
-        assert time.monotonic() < deadline, live.states(run_id)
+    while live.states(run_id).get("ask") != "awaiting_input" or not live.left("lfm_adapt", run_id, "ask"):
+        assert time.monotonic() < deadline, live.story(run_id, "lfm_adapt")
         time.sleep(0.5)
     return run_id, name
 
