@@ -13,15 +13,17 @@ from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
 
 MAX_MODELS = 64
-Elect = Literal["sum", "weighted"]
-Combine = Literal["mean", "sum", "max"]
+Elect = Literal["sum", "weighted", "votes"]
+Combine = Literal["mean", "count", "sum", "max"]
 
 WEIGHTS = Field([], max_length=MAX_MODELS, description="A weight for each model, in their order; none gives each 1.")
 NORMALIZE = Field(True, description="Divide the weights by their sum.")
 SCALE = Field(1.0, ge=-100, le=100, description="Factor of the merged task vector; negative values unlearn.")
 DENSITY = Field(0.2, gt=0, le=1, description="Share of each task vector that is kept.")
-ELECT = Field("sum", description="Whose sign wins: that of the sum of the task vectors, or of their weighted sum.")
-COMBINE = Field("mean", description="How the task vectors of the winning sign are combined.")
+ELECT = Field("sum", description="Whose sign wins: that of the sum of the task vectors, of their weighted sum, or of the majority.")
+COMBINE = Field(
+    "mean", description="How the task vectors of the winning sign are combined; mean divides by their weights, count by how many."
+)
 DROP_RATE = Field(0.5, ge=0, lt=1, description="Probability p that an element of a task vector is dropped.")
 RESCALE = Field("inverse", description="What is kept is scaled by 1/(1-p), or so that each task vector's L1 norm stays, or not at all.")
 FRACTION_T = Field(0.5, ge=0, le=1, description="Way from the first model (0) to the second (1).")
