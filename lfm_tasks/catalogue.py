@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from lfm_tasks.registry import Card, Registry
-from lfm_tasks.reuse.cards import ADAPTER_CARDS
 from lfm_tasks.reuse.cards import CARDS as REUSE
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *REUSE, *ADAPTER_CARDS):
+for _card in (*TUNING, *REUSE):
     METHODS.add(_card)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfm_tasks.registry import Card
+from lfm_tasks.reuse.adapters.cards import ADAPTER_CARDS
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -265,93 +266,5 @@ CARDS = (
         "Base and fine-tunings of it.",
         PRODUCTS,
     ),
-)
-
-FACTORS = "Decompositions of the size of the adapters' ranks."
-PRODUCT = "On products a singular value decomposition of every adapted layer: minutes for 100 M parameters on a CPU; on factors seconds."
-ONE_BASE = "LoRA adapters of one base, of any ranks and scalings (on factors of one rank)."
-
-
-def _adapter_card(name: str, title: str, config: str, paper: str, cost: str, preconditions: str = ONE_BASE) -> Card:
-    return Card(
-        name=name,
-        area="reuse",
-        step="merge_adapters",
-        title=title,
-        config=f"lfm_tasks.reuse.{config}",
-        implementation=f"lfm_tasks.reuse.adapters.kernels:{name.upper()}",
-        paper=paper,
-        access=("weights",),
-        preconditions=preconditions,
-        cost=cost,
-    )
-
-
-ADAPTER_CARDS = (
-    _adapter_card(
-        "lora_linear",
-        "Weighted sum of adapters",
-        "methods.config:TaskArithmeticConfig",
-        "Zhang et al. 2023, Composing Parameter-Efficient Modules with Arithmetic Operations (arXiv 2306.14870)",
-        FACTORS,
-    ),
-    _adapter_card(
-        "lora_cat",
-        "Adapters side by side",
-        "methods.config:TaskArithmeticConfig",
-        "Hu et al. 2021, LoRA (arXiv 2106.09685): the sum of low-rank changes, exactly",
-        "None; the ranks add up.",
-        "LoRA adapters of one base, of any ranks and scalings.",
-    ),
-    _adapter_card(
-        "lora_ties",
-        "TIES of adapters",
-        "adapters.config:LoraTiesConfig",
-        "Yadav et al. 2023, TIES-Merging (arXiv 2306.01708)",
-        PRODUCT,
-    ),
-    _adapter_card(
-        "lora_dare_linear",
-        "DARE of adapters with a sum",
-        "methods.config:DareLinearConfig",
-        "Yu et al. 2024, Language Models are Super Mario (arXiv 2311.03099)",
-        PRODUCT,
-    ),
-    _adapter_card(
-        "lora_dare_ties",
-        "DARE of adapters with TIES",
-        "methods.config:DareTiesConfig",
-        "Yu et al. 2024, Language Models are Super Mario (arXiv 2311.03099)",
-        PRODUCT,
-    ),
-    _adapter_card(
-        "lora_magnitude_prune",
-        "Sum of adapters' largest elements",
-        "adapters.config:MagnitudePruneConfig",
-        "Yadav et al. 2023, TIES-Merging (arXiv 2306.01708), its trim alone",
-        PRODUCT,
-    ),
-    _adapter_card(
-        "lora_magmax", "MagMax of adapters", "methods.config:MagmaxConfig", "Marczak et al. 2024, MagMax (arXiv 2407.06322)", PRODUCT
-    ),
-    _adapter_card(
-        "knots",
-        "KnOTS",
-        "adapters.config:LoraTiesConfig",
-        "Stoica et al. 2025, Model merging with SVD to tie the Knots (arXiv 2410.19735)",
-        "One singular value decomposition of the size of the summed ranks for every layer.",
-        "LoRA adapters of one base, of any ranks and scalings.",
-    ),
-    Card(
-        name="lorahub",
-        area="reuse",
-        step="merge_adapters",
-        title="LoraHub",
-        config="lfm_tasks.reuse.adapters.config:LorahubConfig",
-        implementation="lfm_tasks.reuse.adapters.kernels:LORAHUB",
-        paper="Huang et al. 2023, LoraHub (arXiv 2307.13269)",
-        access=("weights", "logits", "labels"),
-        preconditions="LoRA adapters of one base; a few labelled rows of the new task, tokenised for that base.",
-        cost="One pass over the examples for every evaluation; no gradients.",
-    ),
+    *ADAPTER_CARDS,
 )

@@ -33,11 +33,10 @@ def variants(name: str) -> list[dict]:
     extra = {
         "ties": [
             {"trim": "global"},
-            {"combine": "count"},
             {"combine": "sum"},
             {"combine": "max"},
             {"elect": "weighted"},
-            {"elect": "votes"},
+            {"combine": "count", "elect": "votes"},
         ],
         "emr": [{"task": 1}],
         "nuslerp": [{"angle": "row"}, {"angle": "column"}],

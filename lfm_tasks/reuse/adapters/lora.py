@@ -17,31 +17,12 @@ from torch import Tensor
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.opening import model_directory, read_adapter
 from lfm_tasks.models.saving import ADAPTER_WEIGHTS
+from lfm_tasks.reuse.adapters.factors import Factors
+from lfm_tasks.reuse.streaming import check_finite
 from lfm_tasks.step import Input
 
 PREFIX = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-
-
-@dataclass(frozen=True)
-class Factors:
-    """``up`` [out, rank] times ``down`` [rank, in], scaling included."""
-
-    down: Tensor
-    up: Tensor
-    kept: float = 1.0
-    """Share of the squared norm that a truncation left."""
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.up.shape[0], self.down.shape[1]
-
-    def product(self) -> Tensor:
-        return self.up @ self.down
 
 
 @dataclass(frozen=True)
@@ -61,23 +42,26 @@ class LoraAdapter:
 
 
 def open_adapter(source: Input) -> LoraAdapter:
-    """Raises :class:`IncompatibleModels` for an adapter that is not W + B A alone."""
+    """Raises :class:`IncompatibleModels` for an adapter that is not W + B A alone, :class:`InvalidInput` for NaN."""
     model_directory(source)
     config = _config(source)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(source.path / ADAPTER_WEIGHTS).items()}
+    for name, tensor in tensors.items():
+        check_finite(tensor, f"{name} of {source.reference} holds NaN or infinity. Merge adapters whose weights are finite.")
     modules = sorted(name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN))
     layers = {module: _factors(tensors.pop(module + DOWN), tensors.pop(module + UP), config, module) for module in modules}
     saved = tuple(config.modules_to_save or ())
     if others := sorted(name for name in tensors if not any(f".{module}." in f".{name}" for module in saved)):
         raise IncompatibleModels(
-            f"{source.reference} holds '{others[0]}', which is no factor of a linear layer. {_ELSE if config.use_dora else _PLAIN}"
+            f"{source.reference} holds '{others[0]}', which is no factor of a linear layer. {_DORA if config.use_dora else _PLAIN}"
         )
     return LoraAdapter(source, config, layers, tensors, read_adapter(source.path))
 
 
 _PLAIN = "Merge adapters that were made by LoRA or rsLoRA on linear layers."
-_ELSE = (
-    "DoRA divides by the norm of the whole weight, so what it adds has no low rank. Give it to the step 'merge', which merges it exactly."
+_DORA = (
+    "DoRA divides by the norm of the whole weight, so what it adds has no low rank. Merge the models instead: the step 'tune' makes one "
+    "beside each adapter (save_merged), and the step 'merge' takes them with their base."
 )
 
 

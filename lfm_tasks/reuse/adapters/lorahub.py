@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from scipy.optimize import minimize
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.models.forward import forward, stream
-from lfm_tasks.models.opening import check_vocabulary, load_tensors, open_causal_lm, open_classifier
-from lfm_tasks.models.prepared import read_rows
+from lfm_tasks.models.forward import class_logits, stream
+from lfm_tasks.models.opening import check_labels, check_vocabulary, open_causal_lm, open_classifier
+from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import tokenizer_digest
-from lfm_tasks.reuse.adapters.config import LorahubConfig, Space
+from lfm_tasks.reuse.adapters.config import LorahubConfig
+from lfm_tasks.reuse.adapters.factors import Factors
 from lfm_tasks.reuse.adapters.lora import LoraAdapter
 from lfm_tasks.step import Input, StepContext
 
@@ -25,87 +27,72 @@ CHUNK = 16
 
 @dataclass
 class Search:
-    """``losses`` holds the objective at every point that was tried, in their order."""
+    """``objectives`` holds loss and penalty at every point that was tried, in their order; the first is the loss without adapters."""
 
     weights: list[float]
-    losses: list[float] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
 
 
-def search(
-    adapters: Sequence[LoraAdapter], dataset: Input, options: LorahubConfig, space: Space, seed: int, context: StepContext
-) -> Search:
-    """Minimise cross-entropy + penalty * sum_i |w_i| over |w_i| <= bound, from w = 0, by COBYQA; the best point of all that were tried.
+def search(loss: Callable[[list[float]], float], count: int, options: LorahubConfig, context: StepContext) -> Search:
+    """Minimise loss(w) + penalty * sum_i |w_i| over |w_i| <= bound, from w = 0, by COBYQA; the best point of all that were tried.
 
-    ``product`` adds sum_i w_i B_i A_i to a layer, ``factors`` (sum_i w_i B_i)(sum_i w_i A_i) as in the paper.
-    Raises :class:`ConfigError` for fewer evaluations than a quadratic model of the loss needs, and for unlabelled data.
+    Raises :class:`ConfigError` for fewer evaluations than a quadratic model of the loss needs.
     """
-    count = len(adapters)
     if options.evaluations <= 2 * count + 1:
         raise ConfigError(f"evaluations={options.evaluations}: the search over {count} weights needs {2 * count + 2} or more.")
-    model = _model(adapters[0])
-    batches = _batches(model, adapters[0], dataset, options, seed)
-    changes = _Changes(model, adapters, space)
     found = Search([0.0] * count)
 
-    def objective(weights: Sequence[float]) -> float:
-        context.report(len(found.losses), options.evaluations)
-        changes.apply([float(weight) for weight in weights])
-        loss = _loss(model, batches) + options.penalty * float(sum(abs(weight) for weight in weights))
-        if not found.losses or loss < min(found.losses):
-            found.weights = [float(weight) for weight in weights]
-        found.losses.append(loss)
-        return loss
+    def objective(point: Sequence[float]) -> float:
+        weights = [float(weight) for weight in point]
+        value = loss(weights) + options.penalty * sum(map(abs, weights))
+        if not found.objectives or value < min(found.objectives):
+            found.weights = weights
+        found.objectives.append(value)
+        context.report(len(found.objectives), options.evaluations, {"objective": value})
+        return value
 
-    bounds = [(-options.bound, options.bound)] * count
     settings = {"maxfev": options.evaluations, "initial_tr_radius": options.bound / 3}
-    minimize(objective, [0.0] * count, method="COBYQA", bounds=bounds, options=settings)
+    minimize(objective, [0.0] * count, method="COBYQA", bounds=[(-options.bound, options.bound)] * count, options=settings)
     return found
 
 
-class _Changes:
-    """Puts a composition on the weights of the model."""
+def loss_on_examples(
+    adapter: LoraAdapter, heads: Mapping[str, Tensor], dataset: Input, examples: int, seed: int
+) -> Callable[[Mapping[str, Factors]], float]:
+    """Mean cross-entropy of the adapter's base under given layers and ``heads``, on so many rows of the split train.
 
-    def __init__(self, model: nn.Module, adapters: Sequence[LoraAdapter], space: Space) -> None:
-        self.adapters, self.space = adapters, space
-        names = sorted({module for adapter in adapters for module in adapter.layers})
-        self.weights = {name: model.get_parameter(f"{name}.weight") for name in names}
-        self.originals = {name: weight.detach().clone() for name, weight in self.weights.items()}
+    Of a language model it is that of the answer's first token. Raises :class:`ConfigError` and :class:`IncompatibleModels` for rows
+    of another task, other classes or another tokenizer.
+    """
+    rows, base = _rows(adapter, dataset), adapter.source.base
+    model = open_causal_lm(base) if adapter.entry["task"] == "causal_lm" else open_classifier(base, rows.labels)
+    check_vocabulary(model, tokenizer_digest(base.path), rows.description)
+    batch = next(stream(rows, examples, model.config.pad_token_id or 0, seed, "lorahub"))
+    starts = range(0, len(batch["target"]), CHUNK)
+    chunks = [{name: tensor[start : start + CHUNK] for name, tensor in batch.items()} for start in starts]
 
     @torch.no_grad()
-    def apply(self, weights: Sequence[float]) -> None:
-        for name, weight in self.weights.items():
-            change = self._change(name, weights)
-            original = self.originals[name]
-            weight.copy_(original + (change.T if self.adapters[0].config.fan_in_fan_out else change).to(original.dtype))
+    def loss(layers: Mapping[str, Factors]) -> float:
+        given = dict(heads)
+        for name, layer in layers.items():
+            weight, change = model.get_parameter(f"{name}.weight"), layer.product()
+            given[f"{name}.weight"] = weight + (change.T if adapter.config.fan_in_fan_out else change).to(weight.dtype)
+        total = 0.0
+        for chunk in chunks:
+            asked = {"input_ids": chunk["input_ids"], "attention_mask": chunk["attention_mask"]}
+            logits = class_logits(functional_call(model, given, kwargs=asked).logits, chunk)
+            total += float(cross_entropy(logits.float(), chunk["target"], reduction="sum"))
+        return total / len(batch["target"])
 
-    def _change(self, name: str, weights: Sequence[float]) -> Tensor:
-        parts = [(one.layers[name], weight) for one, weight in zip(self.adapters, weights, strict=True) if name in one.layers]
-        if self.space == "factors":
-            return sum(part.up * weight for part, weight in parts) @ sum(part.down * weight for part, weight in parts)
-        return torch.cat([part.up * weight for part, weight in parts], 1) @ torch.cat([part.down for part, _ in parts])
-
-
-def _model(adapter: LoraAdapter) -> PreTrainedModel:
-    base = adapter.source.base
-    if adapter.entry["task"] == "causal_lm":
-        return open_causal_lm(base)
-    return load_tensors(open_classifier(base, adapter.labels or None), adapter.heads, adapter.source.reference)
+    return loss
 
 
-def _batches(model: PreTrainedModel, adapter: LoraAdapter, dataset: Input, options: LorahubConfig, seed: int) -> list[dict[str, Tensor]]:
-    rows, base = read_rows(dataset.path, "train"), adapter.source.base
-    model_task = "classification" if rows.task == "classification" else "causal_lm"
-    if rows.task == "text" or model_task != adapter.entry["task"] or (adapter.labels and rows.labels != adapter.labels):
+def _rows(adapter: LoraAdapter, dataset: Input) -> Rows:
+    rows, task = read_rows(dataset.path, "train"), adapter.entry["task"]
+    if rows.task == "text" or (rows.task == "classification") != (task == "classification"):
         raise ConfigError(
-            f"{dataset.reference} is a data set of the task {rows.task} with the classes {rows.labels}; the adapters are for "
-            f"{adapter.entry['task']} with {adapter.labels}. Give labelled rows of their task."
+            f"{dataset.reference} is a data set of the task {rows.task}; the adapters are for {task}. Give labelled rows of their task."
         )
-    check_vocabulary(model, tokenizer_digest(base.path), rows.description)
-    batch = next(stream(rows, options.examples, 0, seed, "lorahub"))
-    return [{name: tensor[start : start + CHUNK] for name, tensor in batch.items()} for start in range(0, len(batch["target"]), CHUNK)]
-
-
-@torch.no_grad()
-def _loss(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> float:
-    summed = [nn.functional.cross_entropy(forward(model, batch).float(), batch["target"], reduction="sum") for batch in batches]
-    return float(sum(summed)) / sum(len(batch["target"]) for batch in batches)
+    if rows.task == "classification":
+        check_labels(adapter.source, rows.labels)
+    return rows

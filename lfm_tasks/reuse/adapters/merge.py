@@ -13,27 +13,34 @@ from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.saving import save_lora
 from lfm_tasks.reuse.adapters.config import MergeAdaptersConfig
+from lfm_tasks.reuse.adapters.factors import Factors
 from lfm_tasks.reuse.adapters.kernels import AdapterMethod, Layer
-from lfm_tasks.reuse.adapters.lora import Factors, LoraAdapter, check_compatible, config_of, open_adapter, tensors_of
-from lfm_tasks.reuse.adapters.lorahub import Search, search
+from lfm_tasks.reuse.adapters.lora import LoraAdapter, check_compatible, config_of, open_adapter, tensors_of
+from lfm_tasks.reuse.adapters.lorahub import Search, loss_on_examples, search
 from lfm_tasks.reuse.methods.config import TaskArithmeticConfig
-from lfm_tasks.reuse.streaming import check_finite
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
 def run(config: MergeAdaptersConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    """Raises :class:`ConfigError` for a method that needs a data set and has none, and for one that has but needs none."""
+    method: AdapterMethod = METHODS[config.method].function
+    if method.searched != ("dataset" in inputs):
+        need = "chooses its weights on labelled rows. Give" if method.searched else "reads no rows. Leave out"
+        raise ConfigError(f"The method {config.method} {need} the input 'dataset'.")
     adapters = [open_adapter(source) for source in all_of(inputs, "adapters")]
     check_compatible(adapters)
-    method: AdapterMethod = METHODS[config.method].function
-    options, found = config.method_config(), None
+    options, heads, found = config.method_config(), _heads(adapters, config), None
+
+    def merged(options: TaskArithmeticConfig) -> dict[str, Factors]:
+        return merge_layers(adapters, method, options, config.seed)
+
     if method.searched:
-        found = _search(adapters, config, inputs, context)
-        options = TaskArithmeticConfig(weights=found.weights)
-    layers = merge_layers(adapters, method, options, config)
-    directory = context.workdir / "adapter"
-    first = adapters[0]
+        loss = loss_on_examples(adapters[0], heads, inputs["dataset"], options.examples, config.seed)
+        found = search(lambda weights: loss(merged(options.at(weights))), len(adapters), options, context)
+    layers = merged(options.at(found.weights) if found else options)
+    directory, first = context.workdir / "adapter", adapters[0]
     save_lora(
-        tensors_of(layers, _heads(adapters, config)),
+        tensors_of(layers, heads),
         config_of(layers, first.config),
         directory,
         method=config.method,
@@ -43,36 +50,21 @@ def run(config: MergeAdaptersConfig, inputs: Mapping[str, Input], context: StepC
     )
     context.log(f"{config.method}: {len(adapters)} adapters, {len(layers)} layers, rank {max(one.rank for one in layers.values())}.")
     return Outcome(
-        outputs={"adapter": Output("adapter", directory)}, metrics=_metrics(layers, found), summary=_summary(config, adapters, found)
+        outputs={"adapter": Output("adapter", directory)},
+        metrics=_metrics(layers, found),
+        summary=_summary(config, adapters, layers, found),
     )
 
 
-def merge_layers(adapters: Sequence[LoraAdapter], method: AdapterMethod, options: Any, config: MergeAdaptersConfig) -> dict[str, Factors]:
+def merge_layers(adapters: Sequence[LoraAdapter], method: AdapterMethod, options: TaskArithmeticConfig, seed: int) -> dict[str, Factors]:
     """Every layer that one of the adapters changes; the others count as no change there."""
-    merged = {}
+    merged, weights = {}, options.weights_of(len(adapters))
     for name in sorted({module for adapter in adapters for module in adapter.layers}):
-        places = [place for place, adapter in enumerate(adapters) if name in adapter.layers]
-        chosen = [adapters[place] for place in places]
-        for adapter in chosen:
-            for factor in (adapter.layers[name].down, adapter.layers[name].up):
-                check_finite(
-                    factor, f"{name} of {adapter.source.reference} holds NaN or infinity. Merge adapters whose weights are finite."
-                )
-        layer = Layer(
-            name,
-            tuple(adapter.layers[name] for adapter in chosen),
-            tuple(adapter.source.sha256 for adapter in chosen),
-            tuple(places),
-            len(adapters),
-        )
-        merged[name] = method.kernel(layer, options, config)
+        here = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if name in adapter.layers]
+        factors, keys = zip(*((adapter.layers[name], adapter.source.sha256) for adapter, _ in here), strict=True)
+        own = options.model_copy(update={"weights": [weight for _, weight in here]})
+        merged[name] = method.kernel(Layer(name, factors, keys, seed), own)
     return merged
-
-
-def _search(adapters: Sequence[LoraAdapter], config: MergeAdaptersConfig, inputs: Mapping[str, Input], context: StepContext) -> Search:
-    if "dataset" not in inputs:
-        raise ConfigError(f"{config.method} chooses its weights on labelled rows, and none were given. Give the input 'dataset'.")
-    return search(adapters, inputs["dataset"], config.method_config(), config.space, config.seed, context)
 
 
 def _heads(adapters: Sequence[LoraAdapter], config: MergeAdaptersConfig) -> dict[str, Tensor]:
@@ -101,15 +93,21 @@ def _metrics(layers: Mapping[str, Factors], found: Search | None) -> dict[str, f
         "peak_memory_bytes": float(peak_rss_bytes()),
     }
     if found is not None:
-        metrics |= {"evaluations": float(len(found.losses)), "loss_first": found.losses[0], "loss_best": min(found.losses)}
+        metrics |= {
+            "evaluations": float(len(found.objectives)),
+            "objective_first": found.objectives[0],
+            "objective_best": min(found.objectives),
+        }
     return metrics
 
 
-def _summary(config: MergeAdaptersConfig, adapters: Sequence[LoraAdapter], found: Search | None) -> dict[str, Any]:
+def _summary(
+    config: MergeAdaptersConfig, adapters: Sequence[LoraAdapter], layers: Mapping[str, Factors], found: Search | None
+) -> dict[str, Any]:
     return {
         "method": config.method,
-        "space": config.space,
         "adapters": [adapter.source.reference for adapter in adapters],
         "base": f"sha256:{adapters[0].entry['base']['sha256']}",
+        "ranks": sorted({one.rank for one in layers.values()}),
         **({"weights": found.weights} if found else {}),
     }

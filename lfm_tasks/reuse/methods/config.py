@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
@@ -44,10 +44,10 @@ class WeightedOptions(Config):
         return divided_by_sum(self.weights_of(models), "weights")
 
 
-def divided_by_sum(weights: list[float], name: str) -> list[float]:
+def divided_by_sum(weights: list[float], name: str, otherwise: str = "normalize=false") -> list[float]:
     total = sum(weights)
     if abs(total) < 1e-8 * max(1.0, *map(abs, weights)):
-        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set normalize=false.")
+        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set {otherwise}.")
     return [weight / total for weight in weights]
 
 
@@ -78,13 +78,22 @@ class LinesConfig(WeightedOptions):
     deep: float = Field(1.0, ge=-100, le=100, description="Scale of the task vectors in the last layer.")
 
 
-class TiesConfig(TaskArithmeticConfig):
+class ElectionOptions(TaskArithmeticConfig):
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+    @model_validator(mode="after")
+    def _weights_have_a_mean(self) -> ElectionOptions:
+        if self.combine == "mean" and self.weights:
+            divided_by_sum(self.weights, "weights", "combine=sum")
+        return self
+
+
+class TiesConfig(ElectionOptions):
     density: float = DENSITY
     trim: Literal["tensor", "global"] = Field(
         "tensor", description="The kept share is that of each tensor, or of the whole model as in the paper."
     )
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
 
 
 class DareLinearConfig(TaskArithmeticConfig):
@@ -92,9 +101,8 @@ class DareLinearConfig(TaskArithmeticConfig):
     rescale: Rescale = RESCALE
 
 
-class DareTiesConfig(DareLinearConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class DareTiesConfig(DareLinearConfig, ElectionOptions):
+    """As :class:`DareLinearConfig`, with an election."""
 
 
 class DellaLinearConfig(TaskArithmeticConfig):
@@ -103,9 +111,8 @@ class DellaLinearConfig(TaskArithmeticConfig):
     rescale: Rescale = RESCALE
 
 
-class DellaConfig(DellaLinearConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class DellaConfig(DellaLinearConfig, ElectionOptions):
+    """As :class:`DellaLinearConfig`, with an election."""
 
 
 class BreadcrumbsConfig(TaskArithmeticConfig):
@@ -113,9 +120,8 @@ class BreadcrumbsConfig(TaskArithmeticConfig):
     gamma: float = Field(0.01, ge=0, lt=1, description="Share of the largest elements that is dropped as outliers.")
 
 
-class BreadcrumbsTiesConfig(BreadcrumbsConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class BreadcrumbsTiesConfig(BreadcrumbsConfig, ElectionOptions):
+    """As :class:`BreadcrumbsConfig`, with an election."""
 
 
 class SlerpConfig(Config):

@@ -38,8 +38,8 @@ def merge_task_vectors(
 def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: Elect | None, combine: Combine) -> Tensor:
     """The weighted sum; or, with an election, the ``combine`` of those elements whose sign won. A vote of zero counts as plus.
 
-    mean: sum w tau / sum w over the winners; count: sum w tau / how many they are; sum: sum w tau; max: the largest |tau| with the
-    winning sign.
+    mean: sum w tau / sum w over the winners, the sum alone where their weights cancel; count: sum w tau / how many they are; sum:
+    sum w tau; max: the largest |tau| with the winning sign.
     """
     weighted = [delta if weight == 1 else delta * weight for delta, weight in zip(deltas, weights, strict=True)]
     if elect is None:
@@ -56,7 +56,8 @@ def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: El
         if combine != "sum":
             divisor.add_(win.sign_(), alpha=weight if combine == "mean" else 1)
     total.mul_(sign)
-    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor == 0, 1))
+    cancelled = 1e-6 * max(map(abs, weights)) if combine == "mean" else 0
+    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor.abs() <= cancelled, 1))
 
 
 def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:
