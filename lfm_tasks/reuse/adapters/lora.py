@@ -85,7 +85,7 @@ def check_compatible(adapters: Sequence[LoraAdapter]) -> None:
 def tensors_of(layers: Mapping[str, Factors], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As peft stores them."""
     named = {name: tensor for module, layer in layers.items() for name, tensor in ((module + DOWN, layer.down), (module + UP, layer.up))}
-    return {PREFIX + name: tensor.contiguous() for name, tensor in (named | dict(heads)).items()}
+    return {PREFIX + name: tensor for name, tensor in (named | dict(heads)).items()}
 
 
 def config_of(layers: Mapping[str, Factors], like: LoraConfig) -> LoraConfig:
