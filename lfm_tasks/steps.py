@@ -57,6 +57,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="merge_adapters",
+        title="Merge adapters",
+        config="lfm_tasks.reuse.adapters.config:MergeAdaptersConfig",
+        run="lfm_tasks.reuse.adapters.merge:run",
+        inputs={
+            "adapters": InputSpec(("adapter",), "LoRA adapters of one base, in order.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared labelled rows, for the methods that choose weights on them.", required=False),
+        },
+        outputs={"adapter": "adapter"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",

@@ -14,6 +14,7 @@ from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
     EvaluateOperator,
     GateOperator,
+    MergeAdaptersOperator,
     MergeOperator,
     NoveltyOperator,
     PrepareGeneralOperator,
@@ -32,6 +33,7 @@ __all__ = [
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeAdaptersOperator",
     "MergeOperator",
     "NoveltyOperator",
     "PlanEvaluationsOperator",

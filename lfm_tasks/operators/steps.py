@@ -45,6 +45,12 @@ class MergeOperator(StepOperator):
     step = "merge"
 
 
+class MergeAdaptersOperator(StepOperator):
+    """Several LoRA adapters of one base to one adapter."""
+
+    step = "merge_adapters"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
