@@ -6,6 +6,7 @@ from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    EnsembleOperator,
     EvaluateOperator,
     GateOperator,
     MergeOperator,
@@ -22,6 +23,7 @@ __all__ = [
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "EnsembleOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
