@@ -89,7 +89,7 @@ def test_a_temperature_undoes_a_scale():
 
 
 def test_a_member_that_is_always_right_keeps_a_finite_temperature():
-    assert 0.01 <= fit_temperature(np.eye(3)[np.arange(9) % 3], np.arange(9) % 3) < 0.02
+    assert 0.01 <= fit_temperature(np.eye(3)[np.arange(9) % 3], np.arange(9) % 3) < 0.05
 
 
 def test_stacking_is_the_logistic_regression_of_scikit_learn():

@@ -57,7 +57,7 @@ class WeightedOptions(Config):
     @classmethod
     def _are_shares(cls, weights: list[float]) -> list[float]:
         if weights and (min(weights) < 0 or sum(weights) <= 0):
-            raise ConfigError(f"{weights} are no shares. Give numbers from 0 up, at least one of them above 0.")
+            raise ConfigError(f"weights: {weights} are no shares. Give numbers from 0 up, at least one of them above 0.")
         return weights
 
     def shares(self, models: int) -> list[float]:
