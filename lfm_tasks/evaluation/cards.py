@@ -73,7 +73,7 @@ CARDS = (
         "Majority vote",
         "WeightedOptions",
         "Breiman 1996, Bagging Predictors (doi 10.1007/BF00058655)",
-        "labels",
+        "probabilities",
         "Three models or more. Of equally many votes the class that is likelier under the mean of the probabilities wins.",
     ),
     _card(
