@@ -132,7 +132,6 @@ def test_a_sceptic_finds_the_members_beside_the_ensemble(tmp_path: Path, berts: 
 
 
 def models_in_memory() -> int:
-    gc.collect()
     return sum(issubclass(type(one), PreTrainedModel) and hasattr(one, "lm_head") for one in gc.get_objects())
 
 
@@ -148,6 +147,7 @@ class Counting(Context):
 def test_one_model_is_in_memory_at_a_time(tmp_path: Path, llamas: list[Input], method: str):
     data = write_instructions(tmp_path / "data", llamas[0].path, 6, choices=method == "probability_mean")
     context = Counting(tmp_path / "work")
+    gc.collect()
     context.open, context.before = set(), models_in_memory()
     ensemble(tmp_path / "work", llamas, data, method, max_new_tokens=3, context=context)
     assert context.open == {1}
