@@ -87,6 +87,24 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="ensemble",
+        title="Ensemble",
+        config="lfm_tasks.evaluation.ensemble.config:EnsembleConfig",
+        run="lfm_tasks.evaluation.ensemble.ensemble:run",
+        inputs={
+            "models": InputSpec(
+                ("model", "adapter"), "Models of one task and one set of classes, or of one tokenizer, in order.", many=True
+            ),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its held-out split is used, and validation to fit on."),
+            "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+            "head": InputSpec(("model",), "Classifier whose head and classes stand in for every model's own.", required=False),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="select",
         title="Select",
         config="lfm_tasks.selection.config:SelectConfig",

@@ -12,6 +12,7 @@ from lfm_tasks.operators.merging import (
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    EnsembleOperator,
     EvaluateOperator,
     GateOperator,
     MergeAdaptersOperator,
@@ -29,6 +30,7 @@ __all__ = [
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "EnsembleOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",

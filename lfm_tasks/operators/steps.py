@@ -57,6 +57,12 @@ class EvaluateOperator(StepOperator):
     step = "evaluate"
 
 
+class EnsembleOperator(StepOperator):
+    """Measure several models that answer together, as one model is measured."""
+
+    step = "ensemble"
+
+
 class GateOperator(StepOperator):
     """Compare challenger and champion on the same samples and decide."""
 
