@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import KeysView
 from pathlib import Path
 from typing import Any
 
@@ -219,20 +220,26 @@ def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dty
 
 
 def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+    """What the adapter holds, a head say, is no longer drawn at random."""
     if source.kind != "adapter":
         return model
+    tensors = load_file(source.path / ADAPTER_WEIGHTS)
     if (source.path / "adapter_config.json").is_file():
-        return _with_peft_adapter(model, source)
-    return load_tensors(model, load_file(source.path / ADAPTER_WEIGHTS), source.reference)
+        adapted = _with_peft_adapter(model, source, tensors.keys())
+    else:
+        adapted = load_tensors(model, tensors, source.reference)
+    held = {name.removeprefix("base_model.model.") for name in tensors}
+    adapted.fresh_parameters = [name for name in model.fresh_parameters if name not in held]
+    return adapted
 
 
-def _with_peft_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+def _with_peft_adapter(model: PreTrainedModel, source: Input, given: KeysView[str]) -> PreTrainedModel:
     """peft itself only warns of tensors that the base has no place for, and of places that got no tensor."""
     try:
         adapted = PeftModel.from_pretrained(model, str(source.path), local_files_only=True, use_safetensors=True)
     except (RuntimeError, ValueError) as error:
         raise IncompatibleModels(_does_not_fit(source, str(error).strip().splitlines()[-1].strip())) from error
-    wanted, given = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys(), load_file(source.path / ADAPTER_WEIGHTS).keys()
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     if wanted != given:
         raise IncompatibleModels(_does_not_fit(source, f"'{min(wanted ^ given)}' is in one of them only"))
     return adapted.merge_and_unload()

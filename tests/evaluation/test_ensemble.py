@@ -230,6 +230,19 @@ def test_fitted_methods_are_fitted_on_validation(tmp_path: Path, berts: list[Inp
     assert stacked["nll_fitted"] < stacked["nll_of_mean"]
 
 
+def test_a_head_stands_in_for_every_members_own(tmp_path: Path, berts: list[Input]):
+    """As lfm_merge measures everybody on a task with the head of that task's own model."""
+    data = write_labelled(tmp_path / "data", berts[0].path)
+    inputs = {"models.0": berts[1], "models.1": berts[2], "dataset": dataset(data), "head": berts[0]}
+    report = run(EnsembleConfig(**FAST), inputs, Context(tmp_path / "all")).outputs["report"].path
+    assert json.loads((report / "metrics.json").read_text())["head_sha256"] == berts[0].sha256
+    each = []
+    for place, model in enumerate(berts[1:]):
+        given = {"model": model, "dataset": dataset(data), "head": berts[0]}
+        each.append(samples(evaluation.run(EvaluateConfig(**FAST), given, Context(tmp_path / str(place))).outputs["report"].path))
+    np.testing.assert_allclose(samples(report)["probabilities"], np.mean([one["probabilities"] for one in each], axis=0), atol=1e-12)
+
+
 def test_equal_ensembles_have_equal_bytes_and_a_digest_of_their_own(tmp_path: Path, berts: list[Input]):
     data = write_labelled(tmp_path / "data", berts[0].path)
     reports = [ensemble(tmp_path / str(k), berts, data, "stacking")[1] for k in range(2)]

@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
 
 from lfm_tasks.artifacts.hashing import sha256_bytes
 from lfm_tasks.catalogue import METHODS, methods_of
@@ -48,19 +51,7 @@ def run(config: EnsembleConfig, inputs: Mapping[str, Input], context: StepContex
         tables[task.group(rows)], learned[task.group(rows)] = combine(method, options, answers, validation, judged)
     scrutiny = {"format": 1, "method": config.method, "options": options.cache_fields(), "learned": learned}
     scrutiny |= scrutinise(members, tables, plan[0][1].labels, config)
-    name = digest(config, inputs, members)
-    findings = Findings(
-        config,
-        name,
-        f"{METHODS[config.method].title}: an ensemble of {len(members)}, with the digest `{name}`",
-        dict(inputs),
-        tables,
-        labels=plan[0][1].labels,
-        skipped=skipped,
-        fresh=sorted({name for member in members for name in member.fresh}),
-        asked={task.group(rows): len(rows) for task, rows in plan},
-        section=render(scrutiny),
-    )
+    findings = findings_of(config, inputs, plan, skipped, members, tables, scrutiny)
     outcome = write_report(findings, context.workdir / "report")
     (outcome.outputs["report"].path / "ensemble.json").write_bytes(canonical_json(scrutiny) + b"\n")
     return replace(outcome, metrics=outcome.metrics | metrics(members, scrutiny, began), summary=outcome.summary | {"ensemble": scrutiny})
@@ -98,6 +89,30 @@ def plan_for(config: EnsembleConfig, inputs: Mapping[str, Input], method: Ensemb
     return plan, skipped
 
 
+def findings_of(
+    config: EnsembleConfig,
+    inputs: Mapping[str, Input],
+    plan: Plan,
+    skipped: Skipped,
+    members: Sequence[Member],
+    tables: dict[str, pa.Table],
+    scrutiny: dict[str, Any],
+) -> Findings:
+    name = digest(config, inputs, members)
+    return Findings(
+        config,
+        name,
+        f"{METHODS[config.method].title}: an ensemble of {len(members)}, with the digest `{name}`",
+        dict(inputs),
+        tables,
+        labels=plan[0][1].labels,
+        skipped=skipped,
+        fresh=sorted({module for member in members for module in member.fresh}),
+        asked={task.group(rows): len(rows) for task, rows in plan},
+        section=render(scrutiny),
+    )
+
+
 def digest(config: EnsembleConfig, inputs: Mapping[str, Input], members: Sequence[Member]) -> str:
     """What the ensemble goes by: a hash of its members' contents and of how they are combined."""
     made_of = [{"sha256": one.source.sha256, "base": one.source.base and one.source.base.sha256} for one in members]
@@ -107,7 +122,7 @@ def digest(config: EnsembleConfig, inputs: Mapping[str, Input], members: Sequenc
     )
 
 
-def metrics(members: Sequence[Member], scrutiny: dict, began: float) -> dict[str, float]:
+def metrics(members: Sequence[Member], scrutiny: dict[str, Any], began: float) -> dict[str, float]:
     """What the ensemble's answers cost, and what each member reaches alone: ``models.0/choice/accuracy``."""
     parameters = [member.parameters for member in members]
     found = {"parameters": float(sum(parameters)), "extra_parameters": float(sum(parameters) - max(parameters))}
