@@ -6,6 +6,8 @@ from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    AlignOperator,
+    ConnectOperator,
     EvaluateOperator,
     GateOperator,
     MergeOperator,
@@ -19,9 +21,11 @@ from lfm_tasks.operators.steps import (
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
 __all__ = [
+    "AlignOperator",
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "ConnectOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
