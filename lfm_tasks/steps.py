@@ -76,6 +76,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="connect",
+        title="Connectivity",
+        config="lfm_tasks.reuse.connectivity.config:ConnectConfig",
+        run="lfm_tasks.reuse.connectivity.connect:run",
+        inputs={
+            "models": InputSpec(("model",), "The two ends: models of one architecture, vocabulary and task.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its validation split is measured on."),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.reuse.connectivity", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",
