@@ -1,4 +1,7 @@
-"""Activation matching: units match where they go together on data (Li et al. 2016; Ainsworth et al. 2023, section 3.1)."""
+"""Activation matching: units match where they go together on data (Li et al. 2016; Ainsworth et al. 2023, section 3.1).
+
+A unit that never changes on the data goes together with none, and gets a place that is left over.
+"""
 
 from __future__ import annotations
 

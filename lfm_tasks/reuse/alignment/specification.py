@@ -129,15 +129,16 @@ def _recorded(model: nn.Module, trace: AxisTrace) -> Iterator[dict[str, Tensor]]
 
 
 def _features(trace: AxisTrace, outputs: Mapping[str, Tensor], names: dict[Atom, str]) -> dict[str, tuple[int, Factors]]:
-    """For each distinct axis that holds a group, the last module that shows it (after its activation, where that is a module)."""
-    found: dict[Factors, tuple[str, int]] = {}
+    """For each distinct axis that holds a group, the module that shows it at most places; of several the last, behind its activation."""
+    found: dict[Factors, tuple[str, int, int]] = {}
     for module, tensor in outputs.items():
         for place, axis in enumerate(trace.of(tensor)):
             atoms = resolve(axis)
             factors = tuple((names.get(atom) if not atom.fixed else None, atom.size) for atom in atoms)
-            if any(group is not None for group, _ in factors):
-                found[factors] = (module, place - tensor.dim())
-    return {module: (place, factors) for factors, (module, place) in found.items()}
+            shown = any(group is not None for group, _ in factors)
+            if shown and (factors not in found or tensor.numel() >= found[factors][2]):
+                found[factors] = (module, place - tensor.dim(), tensor.numel())
+    return {module: (place, factors) for factors, (module, place, _) in found.items()}
 
 
 def _outputs(value: Any) -> Iterator[Tensor]:
