@@ -68,7 +68,7 @@ def seeded(make, seed: int) -> nn.Module:
                 tensor.uniform_(-0.3, 0.1)
             elif name.endswith("running_var"):
                 tensor.uniform_(0.1, 1)
-        for name, tensor in model.named_parameters():
+        for tensor in model.parameters():
             if tensor.dim() == 1:
                 tensor.data += 0.1 * torch.randn(tensor.shape)
     return model

@@ -87,4 +87,3 @@ def test_axes_split_where_they_are_viewed_and_are_one_where_they_meet():
     unite((whole,), parts)
     assert resolve((whole,)) == resolve(parts) and not resolve((whole,))[0].fixed
     assert fix((whole,)) and all(atom.fixed for atom in resolve(parts)) and not fix(parts)
-
