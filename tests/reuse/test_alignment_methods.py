@@ -58,7 +58,7 @@ def test_sinkhorn_has_uniform_margins_and_goes_over_into_the_permutation():
     similarity = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
     hard = torch.eye(9, dtype=torch.float64)[assign(similarity)]
     assert torch.equal(sinkhorn(similarity, 0), hard)
-    torch.testing.assert_close(sinkhorn(similarity, 2e-3), hard, atol=1e-3, rtol=0)
+    torch.testing.assert_close(sinkhorn(similarity, 1e-3), hard, atol=1e-3, rtol=0)
     soft = sinkhorn(similarity, 0.3)
     torch.testing.assert_close(soft.sum(0), torch.ones(9, dtype=torch.float64), atol=1e-5, rtol=0)
     torch.testing.assert_close(soft.sum(1), torch.ones(9, dtype=torch.float64), atol=1e-12, rtol=0)
@@ -67,10 +67,10 @@ def test_sinkhorn_has_uniform_margins_and_goes_over_into_the_permutation():
     torch.testing.assert_close(rows, rows.mean(0, keepdim=True).expand(9, 9), atol=1e-6, rtol=0, msg="not the Gibbs form of a plan")
 
 
-@pytest.mark.parametrize("kind", ["cnn", "llama"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_transport_with_little_entropy_is_weight_matching(kind):
     pair = pair_of(kind, state(network(kind, seed=7)[0]))
-    hard, soft = aligned("weight_matching", pair), aligned("transport", pair, regularization=1e-5)
+    hard, soft = aligned("weight_matching", pair), aligned("transport", pair, regularization=1e-4)
     for name, tensor in hard.items():
         torch.testing.assert_close(soft[name], tensor, atol=2e-3, rtol=2e-3)
     blurred = aligned("transport", pair, regularization=1.0)
@@ -97,11 +97,11 @@ def greedy(correlation: list[list[float]], kept: int, alpha: float, budget: int)
     return [clusters[i] for i in sorted(clusters)]
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.125), (1.0, 0.5), (0.01, 1.0), (0.3, 0.0)])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.125), (1.0, 0.5), (0.01, 1.0), (0.3, 0.4), (0.3, 0.0)])
 def test_zipit_merges_as_its_paper_says(alpha, beta):
-    correlation = torch.corrcoef(torch.randn(24, 30, generator=torch.Generator().manual_seed(1)))
+    correlation = torch.corrcoef(torch.randn(24, 10, generator=torch.Generator().manual_seed(1)))
     merge, unmerge = zip_features(correlation, alpha=alpha, beta=beta)
-    clusters = greedy(correlation.tolist(), 12, alpha, int(12 * beta + 1e-4) if beta else 0)
+    clusters = greedy(correlation.tolist(), 12, alpha, int(6 * beta + 1e-4))
     assert [set(column.nonzero().flatten().tolist()) for column in unmerge.T] == clusters
     assert set(unmerge.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(merge @ unmerge, torch.eye(12, dtype=torch.float64))

@@ -15,25 +15,38 @@ from lfm_tasks.reuse.alignment.weight_matching import weight_similarity
 Plans = dict[str, Tensor]
 """For each group ``[place, the model's unit]``, rows that sum to 1: an aligned unit is that average of the model's units."""
 
+WARM, CHECKED = 20, 10
+"""Iterations at each larger regularization on the way; iterations between two looks at the margins."""
 
-def sinkhorn(similarity: Tensor, regularization: float, iterations: int = 2000, tolerance: float = 1e-6) -> Tensor:
-    """The plan between uniform masses for the cost ``max - similarity``, scaled so that rows and columns sum to 1; in log domain, float64.
 
-    ``regularization`` is a share of the costs' range; 0 gives the exact plan, which is a permutation (Birkhoff). With products of
-    weights as similarity, the plan is that of their squared distances: what they differ by is constant along rows or columns.
+def sinkhorn(similarity: Tensor, regularization: float, iterations: int = 1000, tolerance: float = 1e-6) -> Tensor:
+    """The plan between uniform masses for the cost ``max - similarity``, scaled so that rows and columns sum to 1.
+
+    ``regularization`` is a share of the costs' range; 0 gives the exact plan, which is a permutation (Birkhoff). In log domain and
+    float64, by way of larger regularizations, each half the one before. With products of weights as similarity, the plan is that
+    of their squared distances: what they differ by is constant along rows or columns.
     """
     if regularization == 0:
         return torch.eye(len(similarity), dtype=torch.float64)[assign(similarity)]
     values = similarity.double()
-    scores = (values - values.max()) / ((values.max() - values.min()).clamp(min=1e-300) * regularization)
-    rows, columns = torch.zeros(len(scores), 1, dtype=torch.float64), torch.zeros(1, len(scores), dtype=torch.float64)
-    for _ in range(iterations):
-        rows = -torch.logsumexp(scores + columns, 1, keepdim=True)
-        columns = -torch.logsumexp(scores + rows, 0, keepdim=True)
-        if (torch.logsumexp(scores + rows + columns, 1).exp() - 1).abs().max() < tolerance:
-            break
-    plan = (scores + rows + columns).exp()
-    return plan / plan.sum(1, keepdim=True)
+    scores = (values - values.max()) / (values.max() - values.min()).clamp(min=1e-300)
+    rows, columns = scores.new_zeros(len(scores), 1), scores.new_zeros(1, len(scores))
+    strength = max(1.0, regularization)
+    while True:
+        last = strength == regularization
+        for step in range(iterations if last else WARM):
+            rows = -strength * torch.logsumexp((scores + columns) / strength, 1, keepdim=True)
+            columns = -strength * torch.logsumexp((scores + rows) / strength, 0, keepdim=True)
+            if step % CHECKED == 0 and (_plan(scores, rows, columns, strength).sum(1) - 1).abs().max() < tolerance:
+                break
+        if last:
+            plan = _plan(scores, rows, columns, strength)
+            return plan / plan.sum(1, keepdim=True)
+        strength = max(strength / 2, regularization)
+
+
+def _plan(scores: Tensor, rows: Tensor, columns: Tensor, strength: float) -> Tensor:
+    return ((scores + rows + columns) / strength).exp()
 
 
 def soften(similarity: Similarity, permutations: Permutations, regularization: float) -> Plans:

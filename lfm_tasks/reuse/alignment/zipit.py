@@ -20,37 +20,28 @@ def zip_features(correlation: Tensor, reduction: float = 0.5, alpha: float = 0.3
     """``(merge [kept, features], unmerge [features, kept])`` from correlations of the features of two models side by side.
 
     Greedy: the most correlated pair is merged, its correlations with others are the smaller of the two, times ``alpha`` (> 0);
-    ``beta`` is the most merges within one model, as a share of what it loses. ``merge`` averages, ``unmerge`` copies. As the
-    reference's ``match_tensors_zipit``, but averages are exact (it adds 1e-5 to their counts) and ``beta`` of 0 allows none.
+    ``beta`` is the most merges within one model, as a share of what it loses. ``merge`` averages, ``unmerge`` copies.
+    Where the reference's ``match_tensors_zipit`` differs: it adds 1e-5 to the counts that averages are divided by, always allows
+    one merge within a model, and what was merged with a unit of a model whose budget is spent merges with that model no more.
     """
     features = len(correlation)
     removed = features - int(features * (1 - reduction) + 1e-4)
     scores = correlation.double().clone()
     scores.fill_diagonal_(-torch.inf)
     origin = torch.arange(features) // (features // 2)
-    budget = [int(removed // 2 * beta + 1e-4)] * 2
+    budget = torch.full((2,), int(removed // 2 * beta + 1e-4))
     member, alive = torch.eye(features, dtype=torch.float64), torch.ones(features, dtype=torch.bool)
-    for model in (0, 1):
-        _spend(budget, model, 0, scores, origin)
     for _ in range(removed):
-        one, other = sorted(divmod(int(scores.argmax()), features))
-        within = origin[one] == origin[other]
+        spent = (origin[:, None] == origin) & (budget[origin] <= 0)
+        one, other = sorted(divmod(int(scores.masked_fill(spent, -torch.inf).argmax()), features))
+        budget[origin[one]] -= int(origin[one] == origin[other])
         merged = torch.minimum(scores[one], scores[other]) * alpha
         scores[one], scores[:, one] = merged, merged
         scores[other], scores[:, other] = -torch.inf, -torch.inf
         member[:, one] += member[:, other]
         alive[other] = False
-        if within:
-            _spend(budget, int(origin[one]), 1, scores, origin)
     unmerge = member[:, alive]
     return (unmerge / unmerge.sum(0)).mT.contiguous(), unmerge
-
-
-def _spend(budget: list[int], model: int, merges: int, scores: Tensor, origin: Tensor) -> None:
-    budget[model] -= merges
-    if budget[model] <= 0:
-        same = origin == model
-        scores[same[:, None] & same[None, :]] = -torch.inf
 
 
 def zippable(specification: Specification, network: nn.Module) -> list[str]:

@@ -5,6 +5,7 @@ Linear: (1-a) A + a B. Quadratic Bezier (Garipov et al. 2018): (1-a)^2 A + 2a(1-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,15 +129,14 @@ def train_bezier(
         put(model, {name: tensor.detach() for name, tensor in bezier(a, middle, b)(t).items() if name in parameters})
         model.zero_grad(set_to_none=True)
         value = loss(model, next(batches))[0].mean()
-        if not torch.isfinite(value):
-            raise NonFiniteLoss(
-                f"The loss on the curve is {float(value)} at step {step}. Choose a smaller learning_rate than {learning_rate}."
-            )
+        reached = float(value.detach())
+        if not math.isfinite(reached):
+            raise NonFiniteLoss(f"The loss on the curve is {reached} at step {step}. Choose a smaller learning_rate than {learning_rate}.")
         value.backward()
         for name, parameter in parameters.items():
             middle[name].grad = None if parameter.grad is None else 2 * t * (1 - t) * parameter.grad
         optimizer.step()
-        report(step + 1, float(value.detach()))
+        report(step + 1, reached)
     for module in normalisations(model):
         module.eval()
     return {name: tensor.detach() for name, tensor in middle.items()}
