@@ -52,7 +52,7 @@ class Residual(nn.Module):
 
 def mlp(widths: tuple[int, ...], seed: int = 0) -> nn.Sequential:
     def make() -> nn.Sequential:
-        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.GELU())]
         return nn.Sequential(*layers[:-1])
 
     return seeded(make, seed)
