@@ -44,6 +44,12 @@ STEPS.add(
         inputs={
             "models": InputSpec(("model",), "Models of one architecture and vocabulary, in order.", many=True),
             "base": InputSpec(("model",), "Model that they were made from; task vectors are differences from it.", required=False),
+            "datasets": InputSpec(
+                ("dataset",),
+                "Prepared data set of each model's task, in order, or one for all; for methods that learn from data.",
+                required=False,
+                many=True,
+            ),
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),

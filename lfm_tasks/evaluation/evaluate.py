@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.evaluation.choice import Choice
 from lfm_tasks.evaluation.classification import Classification
 from lfm_tasks.evaluation.config import EvaluateConfig
@@ -18,15 +18,13 @@ from lfm_tasks.evaluation.report import Findings, Skipped, write_report
 from lfm_tasks.evaluation.task import Subject, Task
 from lfm_tasks.metrics.catalogue import metric_names
 from lfm_tasks.models.opening import (
+    check_labels,
     check_vocabulary,
     fresh_modules,
-    is_classifier,
     model_directory,
     open_causal_lm,
     open_classifier,
     open_with_head,
-    read_adapter,
-    read_config,
 )
 from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
@@ -103,20 +101,6 @@ def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tu
         check_vocabulary(model, tokenizer_digest(directory), asked.description)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Subject(model.to(device).eval(), open_tokenizer(directory)), fresh
-
-
-def check_labels(source: Input, labels: list[str]) -> None:
-    """Raise :class:`IncompatibleModels` unless a trained classifier's classes are the data set's, in the same order."""
-    if source.kind == "adapter":
-        known = read_adapter(source.path)["labels"]
-    else:
-        config = read_config(model_directory(source))
-        known = [config.id2label[index] for index in range(config.num_labels)] if is_classifier(config) else []
-    if known and known != labels and known[0] != "LABEL_0":
-        raise IncompatibleModels(
-            f"{source.reference} tells the classes {', '.join(known)} apart, in this order; the data set has {', '.join(labels)}. "
-            "Evaluate on data with the model's classes, or tune the model on these."
-        )
 
 
 def score(subject: Subject, plan: Plan, config: EvaluateConfig, context: StepContext) -> dict[str, pa.Table]:

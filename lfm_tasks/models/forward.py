@@ -14,12 +14,16 @@ from lfm_tasks.seeds import derive_seed
 Batch = Mapping[str, Tensor]
 """``input_ids`` and ``attention_mask`` [batch, length], ``target`` [batch]: the class, or the first token of the answer; -1 without."""
 Forward = Callable[[nn.Module, Batch], Tensor]
-"""Logits [batch, classes]. Works through ``torch.func.functional_call`` too."""
+"""Logits [batch, classes]."""
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Class logits of a classifier; of a decoder the next-token logits after the last token of each row."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return class_logits(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch)
+
+
+def class_logits(logits: Tensor, batch: Batch) -> Tensor:
+    """[batch, classes] as they are; of [batch, length, vocabulary] those after the last token of each row."""
     if logits.dim() == 2:
         return logits
     last = batch["attention_mask"].sum(1) - 1

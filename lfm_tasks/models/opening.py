@@ -181,6 +181,20 @@ def is_classifier(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
+def check_labels(source: Input, labels: list[str]) -> None:
+    """Raise :class:`IncompatibleModels` unless a trained classifier's classes are the data set's, in the same order."""
+    if source.kind == "adapter":
+        known = read_adapter(source.path)["labels"]
+    else:
+        config = read_config(model_directory(source))
+        known = [config.id2label[index] for index in range(config.num_labels)] if is_classifier(config) else []
+    if known and known != labels and known[0] != "LABEL_0":
+        raise IncompatibleModels(
+            f"{source.reference} tells the classes {', '.join(known)} apart, in this order; the data set has {', '.join(labels)}. "
+            "Take data with the model's classes, or tune the model on these."
+        )
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer_sha256: str, dataset: dict[str, Any]) -> None:
     """Raise :class:`IncompatibleModels` unless ``dataset`` (its ``dataset.json``) was tokenized for ``model``.
 

@@ -18,6 +18,11 @@ class MergeConfig(MethodChoice):
     options: dict[str, Option] = Field(
         {}, description='Options of the method, e.g. {"density": 0.2}.', json_schema_extra={"section": "Method"}
     )
+    split: Literal["train", "validation"] = Field(
+        "train",
+        description="Rows of the input 'datasets' that a method with data learns from; the test split is for evaluation alone.",
+        json_schema_extra={"section": "Method"},
+    )
     keep: list[str] = Field(
         [],
         max_length=64,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lfm_tasks.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from lfm_tasks.reuse.learning import Learning
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Group:
     seed: int = 0
     depth: float = 0.0
     """0 in the first layer (and outside of layers), 1 in the last."""
+    learnt: Tensor | None = None
+    """What the method learnt from data for this tensor."""
     surveyed: tuple[Tensor, ...] = ()
     """Sums over all tensors of the model, one for each survey of the method that is done."""
 
@@ -46,5 +51,7 @@ class MergeMethod:
     base: Literal["required", "optional", "ignored"]
     least: int = 1
     most: int | None = None
+    learn: Callable[[Learning, Any], Mapping[str, Tensor]] | None = None
+    """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
     surveys: Callable[[Any], tuple[Survey, ...]] = lambda options: ()
     """Passes over all tensors that come before the merge; each sees the sums of those before it."""

@@ -1,4 +1,4 @@
-"""The step *merge*: several models to one, by a method that works on each tensor and needs no data.
+"""The step *merge*: several models to one, tensor by tensor; some methods learn from data first how.
 
 Where the base is a bare backbone and the models have heads on it, the backbones are merged and the result is one. Evaluate it
 with the head of one of the models.
@@ -7,17 +7,19 @@ with the head of one of the models.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lfm_tasks.catalogue import METHODS
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.learning import Learning, Task, open_task
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.streaming import Merge
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
@@ -32,7 +34,9 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
         models = [model.inside(base) for model in models]
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     planned = plan(base, models, method, config.keep, dtype, context.workdir)
-    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every)
+    tasks = open_tasks(config, inputs, models)
+    learnt = method.learn(Learning(base, models, planned, tasks, config.seed, context), options) if method.learn else {}
+    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every, learnt)
     context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
     directory = context.workdir / "model"
     merge.run(directory)
@@ -44,6 +48,25 @@ def open_checkpoint(source: Input) -> Checkpoint:
     """Raises :class:`~lfm_tasks.errors.UnsafeModel` for a directory that holds more than data."""
     check_model_directory(source.path)
     return Checkpoint(source.reference, source.sha256, source.path)
+
+
+def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequence[Checkpoint]) -> list[Task]:
+    """A task for each model where the method learns from data; one data set may be that of all models.
+
+    Raises :class:`ConfigError` for too few data sets, and for any where the method takes none.
+    """
+    sources, datasets = all_of(inputs, "models"), all_of(inputs, "datasets")
+    if METHODS[config.method].function.learn is None:
+        if datasets:
+            raise ConfigError(f"The method {config.method} needs no data. Leave the input 'datasets' out.")
+        return []
+    if len(datasets) not in (1, len(sources)):
+        raise ConfigError(
+            f"The method {config.method} learns from the data of each model; {len(datasets)} of the input 'datasets' were given for "
+            f"{len(sources)} models. Give one for each, in their order, or one for all."
+        )
+    datasets = datasets if len(datasets) == len(sources) else datasets * len(sources)
+    return [open_task(*one, config.split) for one in zip(sources, models, datasets, strict=True)]
 
 
 def _metrics(merge: Merge, began: float) -> dict[str, float]:

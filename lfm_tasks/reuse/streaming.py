@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -38,12 +38,13 @@ class Merge:
         seed: int,
         context: StepContext,
         checkpoint_every: int = 0,
+        learnt: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.base = base if method.base != "ignored" else None
         self.models, self.method, self.options, self.seed = models, method, options, seed
         self.donor = base or models[0]
         self.planned = sorted(planned, key=lambda one: (one.file, one.name))
-        self.context, self.checkpoint_every = context, checkpoint_every
+        self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or {}
         self.surveyed: tuple[Tensor, ...] = ()
         self.finished: set[str] = set()
 
@@ -113,6 +114,7 @@ class Merge:
             dtype=one.dtype,
             seed=self.seed,
             depth=one.depth,
+            learnt=self.learnt.get(one.name),
             surveyed=self.surveyed,
         )
 

@@ -1,0 +1,81 @@
+"""What a merge method that looks at data is given: the models' tasks, each as a function of the weights being merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.models.forward import Batch, class_logits, stream
+from lfm_tasks.models.opening import check_labels, check_vocabulary, model_directory, open_causal_lm, open_classifier
+from lfm_tasks.models.prepared import Rows, read_rows
+from lfm_tasks.models.tokenizers import tokenizer_digest
+from lfm_tasks.reuse.checkpoint import Checkpoint
+from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.step import Input, StepContext
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows that one of the models was made for, and that model, whose head reads them."""
+
+    name: str
+    module: nn.Module
+    """In float32, without dropout; its parameters ask for no gradient."""
+    prefix: str
+    """Of the merged tensors in the module's names: ``bert.`` where bare backbones are merged."""
+    rows: Rows
+    pad_token_id: int
+
+    def logits(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Logits [batch, classes] of the model with ``tensors`` in the place of its own; differentiable by them."""
+        given = {self.prefix + name: tensor for name, tensor in tensors.items()}
+        asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        return class_logits(functional_call(self.module, given, kwargs=asked).logits, batch)
+
+    def stream(self, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of the rows without end, in an order keyed by ``seed`` and the rows' samples."""
+        return stream(self.rows, batch_size, self.pad_token_id, seed, self.rows.sample_id[0])
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The models before they are merged, and their tasks."""
+
+    base: Checkpoint | None
+    models: Sequence[Checkpoint]
+    planned: Sequence[Planned]
+    tasks: Sequence[Task]
+    """One for each model, in their order."""
+    seed: int
+    context: StepContext
+
+    @property
+    def merged(self) -> list[str]:
+        """Names of the tensors that are merged; the others are the donor's."""
+        return [one.name for one in self.planned if one.merged]
+
+
+def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) -> Task:
+    """``checkpoint`` is the part of ``model`` that is merged.
+
+    Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer, and where the opened model has other names
+    than its files.
+    """
+    rows = read_rows(dataset.path, split)
+    if rows.task == "classification":
+        check_labels(model, rows.labels)
+        module = open_classifier(model, rows.labels)
+    else:
+        module = open_causal_lm(model)
+    check_vocabulary(module, tokenizer_digest(model_directory(model)), rows.description)
+    prefix, known = getattr(checkpoint, "prefix", ""), module.state_dict()
+    if unknown := [name for name in checkpoint.tensors if prefix + name not in known]:
+        raise IncompatibleModels(
+            f"{model.reference} names a tensor {prefix}{unknown[0]} that transformers has no place for in {type(module).__name__}. "
+            "Save the model anew by save_pretrained, or merge by a method without data."
+        )
+    return Task(model.reference, module.requires_grad_(False), prefix, rows, module.config.pad_token_id or 0)
