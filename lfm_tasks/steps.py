@@ -71,6 +71,45 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="align",
+        title="Align",
+        config="lfm_tasks.reuse.alignment.config:AlignConfig",
+        run="lfm_tasks.reuse.alignment.align:run",
+        inputs={
+            "model": InputSpec(("model",), "Model whose units change places."),
+            "reference": InputSpec(("model",), "Model of the same architecture that stays as it is."),
+            "dataset": InputSpec(("dataset",), "Prepared rows of text, for methods that compare activations.", required=False),
+        },
+        outputs={"model": "model"},
+        code=(
+            "lfm_tasks.reuse.alignment",
+            "lfm_tasks.reuse.checkpoint",
+            "lfm_tasks.reuse.group",
+            "lfm_tasks.reuse.plan",
+            "lfm_tasks.reuse.writing",
+            "lfm_tasks.models",
+            "lfm_tasks.artifacts.disk",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
+    )
+)
+STEPS.add(
+    Step(
+        name="connect",
+        title="Connectivity",
+        config="lfm_tasks.reuse.connectivity.config:ConnectConfig",
+        run="lfm_tasks.reuse.connectivity.connect:run",
+        inputs={
+            "models": InputSpec(("model",), "The two ends: models of one architecture, vocabulary and task.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its validation split is measured on."),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.reuse.connectivity", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -75,6 +76,20 @@ def open_classifier(
         torch.manual_seed(derive_seed(seed, "head"))
         model = _load(AutoModelForSequenceClassification, directory, config, dtype)
     return _with_adapter(model, source)
+
+
+def open_as_saved(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model by the class of transformers that its config names: any kind, a bare backbone or a vision model too."""
+    directory = model_directory(source)
+    config = read_config(directory)
+    names = config.architectures or [None]
+    architecture = getattr(transformers, names[0] or "", None)
+    if not (isinstance(architecture, type) and issubclass(architecture, PreTrainedModel)):
+        raise IncompatibleModels(
+            f"{source.reference} names the architecture {names[0]!r} in its config, which is no model of transformers. "
+            "Save the model by save_pretrained of a model class that transformers has built in."
+        )
+    return _with_adapter(_load(architecture, directory, config, dtype), source)
 
 
 def open_with_head(source: Input, head: Input, labels: list[str] | None = None, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

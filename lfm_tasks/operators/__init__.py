@@ -12,6 +12,8 @@ from lfm_tasks.operators.merging import (
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    AlignOperator,
+    ConnectOperator,
     EnsembleOperator,
     EvaluateOperator,
     GateOperator,
@@ -27,10 +29,12 @@ from lfm_tasks.operators.steps import (
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
 __all__ = [
+    "AlignOperator",
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
     "EnsembleOperator",
+    "ConnectOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",

@@ -51,6 +51,18 @@ class MergeAdaptersOperator(StepOperator):
     step = "merge_adapters"
 
 
+class AlignOperator(StepOperator):
+    """The units of a model put where those of a reference are, so that the two can be merged."""
+
+    step = "align"
+
+
+class ConnectOperator(StepOperator):
+    """Loss and accuracy on the way between two models."""
+
+    step = "connect"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
