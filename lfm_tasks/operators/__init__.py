@@ -14,6 +14,7 @@ from lfm_tasks.operators.steps import (
     PrepareOperator,
     PromoteOperator,
     RollbackOperator,
+    StatisticsOperator,
     TuneOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
@@ -38,6 +39,7 @@ __all__ = [
     "ReapOperator",
     "RollbackOperator",
     "SelectOperator",
+    "StatisticsOperator",
     "TidyOperator",
     "TuneOperator",
 ]
