@@ -12,6 +12,8 @@ RANDOM = "Reads each model once; one random number for each element of each mode
 SORTING = "Sorts every row of every task vector."
 WHOLE = "One tensor of each model in float32 in memory."
 SINGULAR = "A singular value decomposition of every matrix of every task vector: minutes for 100 M parameters on a CPU."
+WITH_STATISTICS = "Reads each model once and its statistics twice; the statistics are gathered once for all merges."
+SOLVES = "A linear system [in, in] in float64 for every linear layer: seconds for 100 M parameters on a CPU."
 PRODUCTS = "A matrix product for every matrix and iteration: minutes for 100 M parameters on a CPU."
 
 
@@ -264,5 +266,23 @@ CARDS = (
         "Cheng et al. 2025, Whoever Started the Interference Should End It (arXiv 2503.08099)",
         "Base and fine-tunings of it.",
         PRODUCTS,
+    ),
+    _card(
+        "fisher",
+        "Fisher merging",
+        "fisher:FISHER",
+        "FisherConfig",
+        "Matena and Raffel 2021, Merging Models with Fisher-Weighted Averaging (arXiv 2111.09832)",
+        "Fine-tunings of one base, and statistics of each (fisher_information).",
+        WITH_STATISTICS,
+    ),
+    _card(
+        "regmean",
+        "RegMean",
+        "regmean:REGMEAN",
+        "RegmeanConfig",
+        "Jin et al. 2023, Dataless Knowledge Fusion by Merging Weights of Language Models (arXiv 2212.09849)",
+        "Fine-tunings of one base, and statistics of each (gram).",
+        SOLVES,
     ),
 )
