@@ -186,6 +186,10 @@ class RegmeanConfig(Config):
     )
 
 
+class RegmeanPlusPlusConfig(RegmeanConfig):
+    gram_rows: int = Field(256, ge=1, le=10_000_000, description="Most rows of each task that go through the merged layers.")
+
+
 class WudiConfig(Config):
     adam_steps: int = Field(300, ge=0, le=100_000, description="Steps of Adam.")
     learning_rate: float = Field(1e-5, gt=0, le=10, description="Learning rate of Adam.")

@@ -17,20 +17,15 @@ def regmean(group: Group, options: RegmeanConfig) -> Tensor:
     """:func:`nearest` for linear layers; the mean for everything else."""
     if group.statistics is None:
         return weighted_sum(group, [1 / len(group.models)] * len(group.models))
-    try:
-        return nearest(group.models, group.statistics, group.input_axis, options).to(group.dtype)
-    except torch.linalg.LinAlgError:
-        raise InvalidInput(
-            f"{group.name}: the Gram matrices together are singular with ridge={options.ridge:g} and reduction={options.reduction:g}. "
-            "Set a ridge of 1e-6, a smaller reduction, or gather statistics over more rows."
-        ) from None
+    return nearest(group.name, group.models, group.statistics, group.input_axis, options).to(group.dtype)
 
 
-def nearest(weights: Sequence[Tensor], grams: Sequence[Tensor], input_axis: int, options: RegmeanConfig) -> Tensor:
+def nearest(name: str, weights: Sequence[Tensor], grams: Sequence[Tensor], input_axis: int, options: RegmeanConfig) -> Tensor:
     """argmin_W sum_t tr((W − W_t) G_t (W − W_t)^T), in float64: W − M = (sum_t (W_t − M) G_t) (sum_t G_t)^-1 around the mean M.
 
     G_t is the Gram matrix with its off-diagonal elements times ``reduction`` and ``ridge`` times the mean of all diagonals on its own.
     An input that no model ever has gets weight 1 from each, which gives the mean. Two matrices are held for any number of models.
+    Raises :class:`InvalidInput` that names the tensor where the sum is singular.
     """
     matrices = [weight.double() if input_axis == 1 else weight.double().T for weight in weights]
     mean = sum(matrices[1:], matrices[0]) / len(matrices)
@@ -42,17 +37,21 @@ def nearest(weights: Sequence[Tensor], grams: Sequence[Tensor], input_axis: int,
         reduced.diagonal().copy_(gram.diagonal().double() + added)
         target += (matrix - mean) @ reduced
         total += reduced
-    solved = mean + torch.cholesky_solve(target.T, _factor(total)).T
+    factor = _factor(total)
+    if factor is None:
+        raise InvalidInput(
+            f"{name}: the Gram matrices together are singular with ridge={options.ridge:g} and reduction={options.reduction:g}. "
+            "Set a ridge of 1e-6, a smaller reduction, or take more rows."
+        )
+    solved = mean + torch.cholesky_solve(target.T, factor).T
     return solved if input_axis == 1 else solved.T
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """Cholesky; raises ``LinAlgError`` also where rounding alone lets it end: a pivot is nothing beside its diagonal element."""
-    factor = torch.linalg.cholesky(matrix)
+def _factor(matrix: Tensor) -> Tensor | None:
+    """Of Cholesky; None for a singular matrix, also where rounding alone lets it end: a pivot is nothing beside its diagonal element."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
     left = factor.diagonal().square() / matrix.diagonal()
-    if bool((left < len(matrix) * torch.finfo(matrix.dtype).eps).any()):
-        raise torch.linalg.LinAlgError("The matrix is singular.")
-    return factor
+    return None if failed or bool((left < len(matrix) * torch.finfo(matrix.dtype).eps).any()) else factor
 
 
 REGMEAN = MergeMethod(regmean, base="ignored", statistics="gram")
