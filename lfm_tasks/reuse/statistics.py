@@ -60,7 +60,10 @@ def open_statistics(
     if not problems:
         problems = _misfits(found, kind, [one for one in planned if one.merged])
     if problems:
-        raise IncompatibleModels(f"The statistics do not fit the models; nothing was read. {' '.join(problems[:SHOWN])}")
+        raise IncompatibleModels(
+            f"The statistics do not fit the models; nothing was read. {' '.join(problems[:SHOWN])} "
+            "Give those of each model, in the models' order."
+        )
     return found
 
 

@@ -27,6 +27,6 @@ CARDS = (
         paper="Matena and Raffel 2021, Merging Models with Fisher-Weighted Averaging (arXiv 2111.09832)",
         access=("weights", "gradients", "probabilities"),
         preconditions="A tuned classifier or decoder, and rows of its task.",
-        cost="A gradient for each row, and with estimator=true for each class but one; three times the model in memory.",
+        cost="A gradient for each row, and with estimator=true for each class but one; three or four times the model in memory.",
     ),
 )
