@@ -2,12 +2,20 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator, PlanGatesOperator, PlanMergeOperator
+from lfm_tasks.operators.merging import (
+    CompareOperator,
+    PlanEvaluationsOperator,
+    PlanGatesOperator,
+    PlanMergeOperator,
+    PlanMergesOperator,
+)
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    EnsembleOperator,
     EvaluateOperator,
     GateOperator,
+    MergeAdaptersOperator,
     MergeOperator,
     NoveltyOperator,
     PrepareGeneralOperator,
@@ -23,15 +31,18 @@ __all__ = [
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "EnsembleOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeAdaptersOperator",
     "MergeOperator",
     "NoveltyOperator",
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
     "PlanMergeOperator",
+    "PlanMergesOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",
     "PrepareOperator",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lfm_tasks.registry import Card
+from lfm_tasks.reuse.adapters.cards import ADAPTER_CARDS
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -300,4 +301,5 @@ CARDS = (
         ),
         access=("weights", "activations"),
     ),
+    *ADAPTER_CARDS,
 )
