@@ -37,6 +37,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="statistics",
+        title="Gather statistics",
+        config="lfm_tasks.statistics.config:StatisticsConfig",
+        run="lfm_tasks.statistics.gather:run",
+        inputs={
+            "model": InputSpec(("model",), "Tuned model."),
+            "dataset": InputSpec(("dataset",), "Prepared data set of its task."),
+        },
+        outputs={"statistics": "statistics"},
+        code=("lfm_tasks.statistics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="merge",
         title="Merge",
         config="lfm_tasks.reuse.config:MergeConfig",
@@ -47,6 +61,12 @@ STEPS.add(
             "datasets": InputSpec(
                 ("dataset",),
                 "Prepared data set of each model's task, in order, or one for all; for methods that learn from data.",
+                required=False,
+                many=True,
+            ),
+            "statistics": InputSpec(
+                ("statistics",),
+                "Statistics of each model, in order, made by the step 'statistics'; for methods that use them.",
                 required=False,
                 many=True,
             ),

@@ -24,6 +24,7 @@ from lfm_tasks.operators.steps import (
     PrepareOperator,
     PromoteOperator,
     RollbackOperator,
+    StatisticsOperator,
     TuneOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
@@ -53,6 +54,7 @@ __all__ = [
     "ReapOperator",
     "RollbackOperator",
     "SelectOperator",
+    "StatisticsOperator",
     "TidyOperator",
     "TuneOperator",
 ]

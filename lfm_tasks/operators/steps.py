@@ -39,8 +39,14 @@ class TuneOperator(StepOperator):
     step = "tune"
 
 
+class StatisticsOperator(StepOperator):
+    """Gram matrices or Fisher information of a model on its data, once for all merges."""
+
+    step = "statistics"
+
+
 class MergeOperator(StepOperator):
-    """Several models to one, without data."""
+    """Several models to one."""
 
     step = "merge"
 

@@ -178,6 +178,26 @@ class IsoCtsConfig(IsoCConfig):
     common: float = Field(0.8, gt=0, le=1, description="Share of the directions that all tasks have in common.")
 
 
+class FisherConfig(WeightedOptions):
+    """Weights are always divided by their sum."""
+
+    floor: float = Field(1e-6, ge=1e-12, le=1, description="Added to the Fisher information of every element.")
+    equalize: bool = Field(True, description="Divide each model's Fisher information by its norm over the whole model.")
+
+
+class RegmeanConfig(Config):
+    reduction: float = Field(
+        0.9, ge=0, le=1, description="Factor of the off-diagonal elements of the Gram matrices: 0.9 in the paper, 0.95 in FusionBench."
+    )
+    ridge: float = Field(
+        1e-6, ge=0, le=1, description="Pull of every input's weights to the mean of the models, as a share of the mean diagonal."
+    )
+
+
+class RegmeanPlusPlusConfig(RegmeanConfig):
+    gram_rows: int = Field(256, ge=1, le=10_000_000, description="Most rows of each task that go through the merged layers.")
+
+
 class WudiConfig(Config):
     adam_steps: int = Field(300, ge=0, le=100_000, description="Steps of Adam.")
     learning_rate: float = Field(1e-5, gt=0, le=10, description="Learning rate of Adam.")
