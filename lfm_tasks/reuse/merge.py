@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lfm_tasks.catalogue import METHODS
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
@@ -31,8 +32,10 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     if base is not None:
         models = [model.inside(base) for model in models]
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
-    planned = plan(base, models, method, config.keep, dtype, context.workdir)
-    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every)
+    if config.filters and method.surveys(options):
+        raise ConfigError(f"filters: {config.method} with these options looks at all tensors together. Leave filters out.")
+    planned = plan(base, models, method, config.keep, dtype, context.workdir, [one.tensors for one in config.filters])
+    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every, config.options_of)
     context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
     directory = context.workdir / "model"
     merge.run(directory)

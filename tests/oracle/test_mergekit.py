@@ -189,5 +189,27 @@ def test_the_same_sharded_llama_through_us_and_mergekit_yaml(mergekit, directori
         torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["linear", "task_arithmetic"])
+def test_filters_and_gradients_over_the_depth(mergekit, directories, tmp_path, name):
+    """mergekit's lists over the depth are of one model each, ours of all."""
+    base, *tuned = directories
+    config = {
+        "merge_method": name,
+        "models": [
+            {"model": str(tuned[0]), "parameters": {"weight": [{"filter": "self_attn", "value": [1.0, 0.1, 0.4]}, {"value": 0.7}]}},
+            {"model": str(tuned[1]), "parameters": {"weight": 0.5}},
+        ],
+        "dtype": "float32",
+    } | ({"base_model": str(base)} if name == "task_arithmetic" else {})
+    merge_directories(mergekit, config, tmp_path / "theirs")
+    inputs = {f"models.{place}": Input(path.name, "model", path.name, path) for place, path in enumerate(tuned)}
+    inputs["base"] = Input("base", "model", "base", base)
+    filters = [{"tensors": "*self_attn*", "options": {"weights": [[1.0, 0.5], [0.1, 0.5], [0.4, 0.5]]}}]
+    values = MergeConfig(method=name, options={"weights": [0.7, 0.5]}, filters=filters)
+    ours = _tensors(step.run(values, inputs, Context(tmp_path / "work")).outputs["model"].path)
+    for key, tensor in _tensors(tmp_path / "theirs").items():
+        torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-5)
+
+
 def _tensors(directory: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(path).items()}

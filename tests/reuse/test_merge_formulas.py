@@ -102,9 +102,6 @@ def test_magmax_lines_and_depth(group, base, taus):
     close(merge("magmax", group, scale=0.5), base + 0.5 * taus.gather(0, place)[0])
     middle = replace(group, depth=0.25)
     close(merge("lines", middle, shallow=0.2, deep=1.0), base + 0.4 * taus.sum(0))
-    models = torch.stack(group.models).double()
-    weights = torch.tensor([0.75, 0.25, 1.0], dtype=torch.float64)  # of (1, 0, 1) and (0, 1, 1) at a quarter of the depth
-    close(merge("weighted", middle, weights=[1, 0, 1], deep_weights=[0, 1, 1]), (weights[:, None, None] * models).sum(0) / 2)
 
 
 def test_consensus_counts_the_tasks_that_need_an_element(group, base, taus):

@@ -39,14 +39,11 @@ class WeightedOptions(Config):
 
     def normalized(self, models: int) -> list[float]:
         """Divided by their sum. Raises :class:`ConfigError` where that is zero."""
-        return divided_by_sum(self.weights_of(models), "weights")
-
-
-def divided_by_sum(weights: list[float], name: str) -> list[float]:
-    total = sum(weights)
-    if abs(total) < 1e-8 * max(1.0, *map(abs, weights)):
-        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set normalize=false.")
-    return [weight / total for weight in weights]
+        weights = self.weights_of(models)
+        total = sum(weights)
+        if abs(total) < 1e-8 * max(1.0, *map(abs, weights)):
+            raise ConfigError(f"weights: {weights} sum to zero, so they have no average. Change a weight, or set normalize=false.")
+        return [weight / total for weight in weights]
 
 
 class UniformSoupConfig(Config):
@@ -55,12 +52,6 @@ class UniformSoupConfig(Config):
 
 class LinearConfig(WeightedOptions):
     normalize: bool = NORMALIZE
-
-
-class WeightedConfig(LinearConfig):
-    deep_weights: list[float] = Field(
-        [], max_length=MAX_MODELS, description="Weights in the last layer; between it and the first they go linearly. None: as weights."
-    )
 
 
 class ExpoConfig(Config):
