@@ -13,6 +13,7 @@ from lfm_tasks.operators.steps import (
     PrepareGeneralOperator,
     PrepareOperator,
     PromoteOperator,
+    RestackOperator,
     RollbackOperator,
     TuneOperator,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "PrepareOperator",
     "PromoteOperator",
     "ReapOperator",
+    "RestackOperator",
     "RollbackOperator",
     "SelectOperator",
     "TidyOperator",

@@ -45,6 +45,12 @@ class MergeOperator(StepOperator):
     step = "merge"
 
 
+class RestackOperator(StepOperator):
+    """A model from layers of one or more."""
+
+    step = "restack"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

@@ -104,14 +104,19 @@ class Part(Checkpoint):
 
 
 def depths(names: list[str]) -> dict[str, float]:
-    """Place of each tensor from 0 (first layer, and outside of layers) to 1 (last layer).
+    """Place of each tensor from 0 (first layer, and outside of layers) to 1 (last layer)."""
+    layers = numbered_layers(names)[1]
+    last = max(1, *layers.values()) if len(layers) > 1 else 1
+    return {name: layers.get(name, 0) / last for name in names}
+
+
+def numbered_layers(names: list[str]) -> tuple[str, dict[str, int]]:
+    """What stands before the layers' numbers, and the number of each tensor that is in a layer.
 
     Layers are the numbered parts of the names that stand at one place in most of them (``model.layers.7.…``).
     """
     places = {name: match for name in names if (match := re.match(r"(.*?)\b(\d+)\b", name))}
     if not places:
-        return dict.fromkeys(names, 0.0)
+        return "", {}
     prefix = Counter(match[1] for match in places.values()).most_common(1)[0][0]
-    layers = {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
-    last = max(1, *layers.values()) if len(layers) > 1 else 1
-    return {name: layers.get(name, 0) / last for name in names}
+    return prefix, {name: int(match[2]) for name, match in places.items() if match[1] == prefix}

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lfm_tasks.reuse import merge as step
+from lfm_tasks.reuse import restack
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.restack_config import RestackConfig
 from lfm_tasks.step import Input
 from tests.groups import merge, random_group
 from tests.oracle.mergekit_runs import merge_directories, merged_tensors
@@ -209,6 +211,22 @@ def test_filters_and_gradients_over_the_depth(mergekit, directories, tmp_path, n
     ours = _tensors(step.run(values, inputs, Context(tmp_path / "work")).outputs["model"].path)
     for key, tensor in _tensors(tmp_path / "theirs").items():
         torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_slices_of_two_models_are_mergekits_passthrough(mergekit, directories, tmp_path):
+    base, tuned, _ = directories
+    ranges = [(base, [0, 2]), (tuned, [0, 1]), (base, [1, 2])]
+    factor = {"parameters": {"scale": [{"filter": "o_proj", "value": 0.0}, {"value": 1.0}]}}
+    slices = [{"sources": [{"model": str(path), "layer_range": layers} | (factor if path is tuned else {})]} for path, layers in ranges]
+    merge_directories(mergekit, {"merge_method": "passthrough", "slices": slices, "dtype": "float32"}, tmp_path / "theirs")
+    inputs = {f"models.{place}": Input(path.name, "model", path.name, path) for place, path in enumerate((base, tuned))}
+    silent = {"*o_proj*": 0.0}
+    ours = [{"model": int(path is tuned), "layers": layers, "scale": silent if path is tuned else {}} for path, layers in ranges]
+    result = restack.run(RestackConfig(slices=ours), inputs, Context(tmp_path / "work")).outputs["model"].path
+    found, expected = _tensors(result), _tensors(tmp_path / "theirs")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert json.loads((result / "config.json").read_text())["num_hidden_layers"] == 4
 
 
 def _tensors(directory: Path) -> dict[str, torch.Tensor]:
