@@ -63,6 +63,11 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         return self._files[self.tensors[name].file].get_tensor(name)
 
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token to id, added tokens included; None where the directory has no ``tokenizer.json``."""
+        return read_vocabulary(self.directory)
+
     def inside(self, backbone: Checkpoint) -> Checkpoint:
         """The part of this model that ``backbone`` is, by the backbone's names; this model itself where it is no such thing.
 
@@ -120,3 +125,14 @@ def numbered_layers(names: list[str]) -> tuple[str, dict[str, int]]:
         return "", {}
     prefix = Counter(match[1] for match in places.values()).most_common(1)[0][0]
     return prefix, {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
+
+
+def read_vocabulary(directory: Path) -> dict[str, int] | None:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"].get("vocab", {})
+    if isinstance(vocabulary, list):
+        vocabulary = {entry[0]: place for place, entry in enumerate(vocabulary)}
+    return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}

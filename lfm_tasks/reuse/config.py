@@ -50,6 +50,12 @@ class MergeConfig(MethodChoice):
         "e.g. classifier.*",
         json_schema_extra={"section": "Result"},
     )
+    vocabulary: Literal["same", "base", "union"] = Field(
+        "same",
+        description="same: models of other vocabularies are refused. base: the result has the base's vocabulary, or the first model's "
+        "without a base. union: and the tokens that only others have. Rows of embeddings are matched by token.",
+        json_schema_extra={"section": "Result"},
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Precision of the result; auto: as the base has it, or the first model without one. Sums are in float32 always.",

@@ -21,6 +21,7 @@ from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.streaming import Merge
+from lfm_tasks.reuse.vocabulary import align, write_union
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
@@ -31,6 +32,8 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     models = [open_checkpoint(model) for model in all_of(inputs, "models")]
     if base is not None:
         models = [model.inside(base) for model in models]
+    if config.vocabulary != "same":
+        base, models = _aligned(base, models, config.vocabulary == "union")
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.filters and method.surveys(options):
         raise ConfigError(f"filters: {config.method} with these options looks at all tensors together. Leave filters out.")
@@ -40,7 +43,13 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     directory = context.workdir / "model"
     merge.run(directory)
     save_companions(merge.donor.directory, directory, dtype=None if config.dtype == "auto" else config.dtype)
+    write_union(merge.donor, directory)
     return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge, began), summary=_summary(config, merge))
+
+
+def _aligned(base: Checkpoint | None, models: list[Checkpoint], union: bool) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    aligned = align(models if base is None else [base, *models], union)
+    return (None, aligned) if base is None else (aligned[0], aligned[1:])
 
 
 def open_checkpoint(source: Input) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,20 +120,8 @@ def _differences(donor: Checkpoint, other: Checkpoint, compared: set[str], keep:
 
 
 def _vocabulary(donor: Checkpoint, other: Checkpoint) -> list[str]:
-    mine, theirs = (read_vocabulary(checkpoint.directory) for checkpoint in (donor, other))
+    mine, theirs = donor.vocabulary, other.vocabulary
     if mine is None or theirs is None or mine == theirs:
         return []
     differ = sum(1 for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token))
-    return [f"The vocabularies of {donor.name} and {other.name} differ in {differ:,} tokens. Merge models of one tokenizer."]
-
-
-def read_vocabulary(directory: Path) -> dict[str, int] | None:
-    """Token to id, added tokens included; None where the directory has no ``tokenizer.json``."""
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content["model"].get("vocab", {})
-    if isinstance(vocabulary, list):
-        vocabulary = {entry[0]: place for place, entry in enumerate(vocabulary)}
-    return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    return [f"The vocabularies of {donor.name} and {other.name} differ in {differ:,} tokens. Set vocabulary to base or union."]

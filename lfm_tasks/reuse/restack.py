@@ -137,7 +137,8 @@ def _settings(frame: Stack, configs: Sequence[dict[str, Any]], chosen: Sequence[
     found = [key for key, value in frame.config.items() if COUNT.match(key) and type(value) is int and value == count]
     if len(found) != 1:
         raise IncompatibleModels(
-            f"{frame.name} has {count} layers; settings in its config.json that say so: {', '.join(sorted(found)) or 'none'}. It must be one."
+            f"{frame.name} has {count} layers; settings in its config.json that say so: "
+            f"{', '.join(sorted(found)) or 'none'}. It must be one."
         )
     settings = frame.config | {found[0]: len(chosen)}
     for key, value in frame.config.items():
