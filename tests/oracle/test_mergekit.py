@@ -17,7 +17,7 @@ from lfm_tasks.reuse import restack
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.restack_config import RestackConfig
 from lfm_tasks.step import Input
-from tests.groups import merge, random_group
+from tests.groups import merge, random_group, uniform_draws
 from tests.oracle.mergekit_runs import merge_directories, merged_tensors
 from tests.toys import make_llama
 from tests.tuned import Context
@@ -126,7 +126,8 @@ def theirs(mergekit, tmp_path_factory) -> dict[str, torch.Tensor]:
         if pair[0].startswith(("dare", "della")):
             for model in range(len(group.models)):
                 draws.append(f"{key}/draws{model}")
-                tensors[draws[-1]] = torch.from_numpy(group.stream(model, "drop").random(group.base.numel(), dtype=np.float32))
+                floats = torch.from_numpy(group.stream(model, "drop").random(group.base.numel(), dtype=np.float32))
+                tensors[draws[-1]] = uniform_draws(group, model) if pair[0].startswith("dare") else floats
         base = None if pair[0] in BASELESS - {"slerp"} else 0
         described.append({"id": key, "method": pair[2], "parameters": pair[3], "base": base, "inputs": names, "draws": draws})
     return merged_tensors(mergekit, described, tensors, tmp_path_factory.mktemp("mergekit"))

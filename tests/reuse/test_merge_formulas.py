@@ -12,7 +12,7 @@ from lfm_tasks.errors import ConfigError
 from lfm_tasks.reuse.magnitudes import largest
 from lfm_tasks.reuse.methods.config import TiesConfig
 from lfm_tasks.reuse.methods.ties import TIES
-from tests.groups import merge, random_group
+from tests.groups import merge, random_group, uniform_draws
 
 SHAPE = (40, 24)
 
@@ -75,9 +75,11 @@ def test_ties_other_ways_to_combine(group, base, taus, combine):
 
 
 def test_dare_keeps_the_expectation(group, base, taus):
-    masks = torch.stack([torch.from_numpy(group.stream(i, "drop").random(960, dtype=np.float32) < 0.3).view(SHAPE) for i in range(3)])
-    close(merge("dare_linear", group, drop_rate=0.7), base + (taus * masks / 0.3).sum(0))
-    assert 0.2 < float(masks.double().mean()) < 0.4
+    masks = torch.stack([uniform_draws(group, model) < 0.25 for model in range(3)]).view(3, *SHAPE)
+    close(merge("dare_linear", group, drop_rate=0.75), base + (taus * masks / 0.25).sum(0))
+    assert 0.2 < float(masks.double().mean()) < 0.3
+    levels = uniform_draws(random_group((100_000,), 1), 0).double()
+    assert abs(levels.mean() - 0.5) < 0.005 and abs(levels.var() - 1 / 12) < 0.002
 
 
 def test_dare_that_drops_everything_of_a_tensor_is_the_base():
