@@ -73,6 +73,8 @@ def _field(name: str, entry: dict[str, Any], definitions: dict[str, Any], sectio
     entry = dict(entry)
     if "$ref" in entry:
         entry |= definitions[entry.pop("$ref").rsplit("/", 1)[1]]
+    if "$ref" in entry.get("items", {}):
+        entry["items"] = definitions[entry["items"]["$ref"].rsplit("/", 1)[1]]
     if "anyOf" in entry:
         choices = entry.pop("anyOf")
         types = [choice["type"] for choice in choices]

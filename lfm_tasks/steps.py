@@ -91,6 +91,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="restack",
+        title="Restack layers",
+        config="lfm_tasks.reuse.restack_config:RestackConfig",
+        run="lfm_tasks.reuse.restack:run",
+        inputs={"models": InputSpec(("model",), "Models of one architecture, in order; one is enough.", many=True)},
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="align",
         title="Align",
         config="lfm_tasks.reuse.alignment.config:AlignConfig",

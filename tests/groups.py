@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.reuse.group import Group
+from lfm_tasks.reuse.methods.dare import draws
 
 KEYS = tuple("abcdefgh")
 
@@ -47,6 +48,11 @@ def random_statistics(group: Group, kind: str) -> tuple[Tensor, ...] | None:
         else:
             found.append(torch.randn(shape, generator=generator).square())
     return tuple(found)
+
+
+def uniform_draws(group: Group, model: int) -> Tensor:
+    """DARE's random numbers for one model, from 0 to 1."""
+    return (draws(group, model)(group.base.numel()).float() + 32768.5) / 65536
 
 
 def models_for(name: str, wanted: int = 3) -> int:

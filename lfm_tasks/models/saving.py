@@ -9,13 +9,16 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # its import takes three CPU-seconds, which a merge has no use for
 
 ADAPTER_FORMAT = 1
 ADAPTER_FILE = "lfm_adapter.json"

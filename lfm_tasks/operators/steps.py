@@ -69,6 +69,12 @@ class ConnectOperator(StepOperator):
     step = "connect"
 
 
+class RestackOperator(StepOperator):
+    """A model from layers of one or more."""
+
+    step = "restack"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

@@ -56,15 +56,6 @@ CARDS = (
         ELEMENTWISE,
     ),
     _card(
-        "weighted",
-        "Weighted average by depth",
-        "linear:WEIGHTED",
-        "WeightedConfig",
-        "Wortsman et al. 2022, Model soups (arXiv 2203.05482), with weights that change over the layers",
-        "As linear; numbered layers.",
-        ELEMENTWISE,
-    ),
-    _card(
         "expo",
         "ExPO extrapolation",
         "task_arithmetic:EXPO",

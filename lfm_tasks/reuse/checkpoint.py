@@ -63,6 +63,11 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         return self._files[self.tensors[name].file].get_tensor(name)
 
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token to id, added tokens included; None where the directory has no ``tokenizer.json``."""
+        return read_vocabulary(self.directory)
+
     def inside(self, backbone: Checkpoint) -> Checkpoint:
         """The part of this model that ``backbone`` is, by the backbone's names; this model itself where it is no such thing.
 
@@ -104,14 +109,30 @@ class Part(Checkpoint):
 
 
 def depths(names: list[str]) -> dict[str, float]:
-    """Place of each tensor from 0 (first layer, and outside of layers) to 1 (last layer).
+    """Place of each tensor from 0 (first layer, and outside of layers) to 1 (last layer)."""
+    layers = numbered_layers(names)[1]
+    last = max(1, *layers.values()) if len(layers) > 1 else 1
+    return {name: layers.get(name, 0) / last for name in names}
+
+
+def numbered_layers(names: list[str]) -> tuple[str, dict[str, int]]:
+    """What stands before the layers' numbers, and the number of each tensor that is in a layer.
 
     Layers are the numbered parts of the names that stand at one place in most of them (``model.layers.7.…``).
     """
     places = {name: match for name in names if (match := re.match(r"(.*?)\b(\d+)\b", name))}
     if not places:
-        return dict.fromkeys(names, 0.0)
+        return "", {}
     prefix = Counter(match[1] for match in places.values()).most_common(1)[0][0]
-    layers = {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
-    last = max(1, *layers.values()) if len(layers) > 1 else 1
-    return {name: layers.get(name, 0) / last for name in names}
+    return prefix, {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
+
+
+def read_vocabulary(directory: Path) -> dict[str, int] | None:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"].get("vocab", {})
+    if isinstance(vocabulary, list):
+        vocabulary = {entry[0]: place for place, entry in enumerate(vocabulary)}
+    return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}

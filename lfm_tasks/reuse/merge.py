@@ -19,31 +19,50 @@ from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.group import MergeMethod
 from lfm_tasks.reuse.learning import Learning, Task, open_task
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.statistics import open_statistics
 from lfm_tasks.reuse.streaming import Merge
+from lfm_tasks.reuse.vocabulary import align, write_union
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
 def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     began = time.process_time()
     method, options = METHODS[config.method].function, config.method_config()
+    _check_combination(config, method, options)
     base = open_checkpoint(inputs["base"]) if "base" in inputs else None
     models = [open_checkpoint(model) for model in all_of(inputs, "models")]
     if base is not None:
         models = [model.inside(base) for model in models]
+    if config.vocabulary != "same":
+        base, models = _aligned(base, models, config.vocabulary == "union")
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
-    planned = plan(base, models, method, config.keep, dtype, context.workdir)
+    planned = plan(base, models, method, config.keep, dtype, context.workdir, [one.tensors for one in config.filters])
     statistics = open_statistics(config.method, method.statistics, all_of(inputs, "statistics"), models, planned)
     tasks = open_tasks(config, inputs, models)
     learnt = method.learn(Learning(base, models, planned, tasks, config.seed, context), options) if method.learn else {}
-    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every, learnt, statistics)
+    kept = config.checkpoint_every
+    merge = Merge(base, models, planned, method, options, config.seed, context, kept, learnt, statistics, config.options_of)
     context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
     directory = context.workdir / "model"
     merge.run(directory)
     save_companions(merge.donor.directory, directory, dtype=None if config.dtype == "auto" else config.dtype)
+    write_union(merge.donor, directory)
     return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge, began), summary=_summary(config, merge))
+
+
+def _check_combination(config: MergeConfig, method: MergeMethod, options: Any) -> None:
+    if config.filters and (method.learn or method.surveys(options)):
+        raise ConfigError(f"filters: {config.method} with these options looks at all tensors together. Leave filters out.")
+    if config.vocabulary != "same" and (method.learn or method.statistics):
+        raise ConfigError(f"vocabulary: {config.method} learns from data that were prepared for one vocabulary. Set vocabulary=same.")
+
+
+def _aligned(base: Checkpoint | None, models: list[Checkpoint], union: bool) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    aligned = align(models if base is None else [base, *models], union)
+    return (None, aligned) if base is None else (aligned[0], aligned[1:])
 
 
 def open_checkpoint(source: Input) -> Checkpoint:

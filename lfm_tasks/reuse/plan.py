@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.reuse.checkpoint import Checkpoint, TensorInfo, depths
+from lfm_tasks.reuse.config import matches
 from lfm_tasks.reuse.group import MergeMethod
 
 SHOWN = 20
@@ -43,21 +42,20 @@ def plan(
     keep: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     room: Path | None = None,
+    filters: Sequence[str] = (),
 ) -> list[Planned]:
     """The tensors of the result in the files of the donor: the base, or without one the first model.
 
-    ``keep``: patterns of names that are copied from the donor. Raises :class:`IncompatibleModels` that lists every problem:
-    the number of models, a base that is absent, names, shapes, vocabularies, integers that differ, too little room on the
-    disk of ``room``.
+    ``keep``: patterns of names that are copied from the donor; ``filters``: patterns that must fit some name. Raises
+    :class:`IncompatibleModels` that lists every problem: the number of models, a base that is absent, names, shapes,
+    vocabularies, integers that differ, too little room on the disk of ``room``.
     """
     donor = base or models[0]
     problems = _roles(base, models, method)
     others = [model for model in [*([base] if base else []), *models] if model is not donor]
-    problems += [
-        f"keep: no tensor of {donor.name} is named '{one}'." for one in keep if not any(fnmatchcase(t, one) for t in donor.tensors)
-    ]
-    merged = {name for name, info in donor.tensors.items() if info.dtype.is_floating_point and not _kept(name, keep)}
-    compared = {name for name in donor.tensors if not _kept(name, keep)}
+    problems += _unmatched("keep", keep, donor) + _unmatched("filters", filters, donor)
+    merged = {name for name, info in donor.tensors.items() if info.dtype.is_floating_point and not matches(name, keep)}
+    compared = {name for name in donor.tensors if not matches(name, keep)}
     for other in others:
         problems += _differences(donor, other, compared, keep) + _vocabulary(donor, other)
     place = depths(list(donor.tensors))
@@ -95,8 +93,9 @@ def _roles(base: Checkpoint | None, models: Sequence[Checkpoint], method: MergeM
     return problems
 
 
-def _kept(name: str, keep: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in keep)
+def _unmatched(field: str, patterns: Sequence[str], donor: Checkpoint) -> list[str]:
+    absent = [pattern for pattern in patterns if not any(matches(name, [pattern]) for name in donor.tensors)]
+    return [f"{field}: no tensor of {donor.name} is named '{pattern}'." for pattern in absent]
 
 
 def _differences(donor: Checkpoint, other: Checkpoint, compared: set[str], keep: Sequence[str]) -> list[str]:
@@ -111,7 +110,7 @@ def _differences(donor: Checkpoint, other: Checkpoint, compared: set[str], keep:
             problems.append(f"{name} is {mine.dtype} in {donor.name} and {theirs.dtype} in {other.name}.")
         elif not mine.dtype.is_floating_point and not torch.equal(donor.read(name), other.read(name)):
             problems.append(f"{name} holds integers that differ between {donor.name} and {other.name}.")
-    extra = sorted(name for name in other.tensors if name not in donor.tensors and not _kept(name, keep))
+    extra = sorted(name for name in other.tensors if name not in donor.tensors and not matches(name, keep))
     problems += [f"{other.name} has {name}, which {donor.name} lacks." for name in extra]
     if problems:
         problems.append(
@@ -121,20 +120,8 @@ def _differences(donor: Checkpoint, other: Checkpoint, compared: set[str], keep:
 
 
 def _vocabulary(donor: Checkpoint, other: Checkpoint) -> list[str]:
-    mine, theirs = (read_vocabulary(checkpoint.directory) for checkpoint in (donor, other))
+    mine, theirs = donor.vocabulary, other.vocabulary
     if mine is None or theirs is None or mine == theirs:
         return []
     differ = sum(1 for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token))
-    return [f"The vocabularies of {donor.name} and {other.name} differ in {differ:,} tokens. Merge models of one tokenizer."]
-
-
-def read_vocabulary(directory: Path) -> dict[str, int] | None:
-    """Token to id, added tokens included; None where the directory has no ``tokenizer.json``."""
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content["model"].get("vocab", {})
-    if isinstance(vocabulary, list):
-        vocabulary = {entry[0]: place for place, entry in enumerate(vocabulary)}
-    return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    return [f"The vocabularies of {donor.name} and {other.name} differ in {differ:,} tokens. Set vocabulary to base or union."]

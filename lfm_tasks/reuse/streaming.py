@@ -41,9 +41,12 @@ class Merge:
         checkpoint_every: int = 0,
         learnt: Mapping[str, Tensor] | None = None,
         statistics: Sequence[ModelStatistics] = (),
+        options_of: Callable[[str, float], Any] | None = None,
     ) -> None:
+        """``options_of``: those of one tensor, by its name and depth; without it ``options`` are every tensor's."""
         self.base = base if method.base != "ignored" else None
         self.models, self.method, self.options, self.seed = models, method, options, seed
+        self.options_of = options_of or (lambda name, depth: options)
         self.donor = base or models[0]
         self.planned = sorted(planned, key=lambda one: (one.file, one.name))
         self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or {}
@@ -104,7 +107,7 @@ class Merge:
         tensors = group.models if group.base is None else (group.base, *group.models)
         for checkpoint, tensor in zip(self.sources, tensors, strict=True):
             check_finite(tensor, f"{one.name} of {checkpoint.name} holds NaN or infinity. Merge models whose weights are finite.")
-        merged = self.method.kernel(group, self.options)
+        merged = self.method.kernel(group, self.options_of(one.name, one.depth))
         check_finite(merged, f"{one.name} overflows {one.dtype} when merged. Choose smaller weights, or dtype=float32.")
         return merged
 

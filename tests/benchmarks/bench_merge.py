@@ -1,8 +1,9 @@
 """CPU time of a merge, whole processes, beside mergekit-yaml: the same synthetic Llama in bfloat16, 4 shards, base and 3 experts.
 
 ``--width 1536 --layers 16 --vocabulary 32000`` is about 540 M parameters, for which the goals are set: at a small
-size both sides mostly import their libraries. Goals: TIES 5x, DARE-TIES 4x, SLERP and linear 3x fewer CPU-seconds.
-Peak memory is the anonymous part (VmRSS less file pages), which mapped inputs do not count in.
+size both sides mostly import their libraries. Goals: TIES 5x, DARE-TIES 4x, the others 3x fewer CPU-seconds.
+Peak memory is the anonymous part (VmRSS less file pages), which mapped inputs do not count in. The floor of the wall time is that
+of reading the same inputs and writing as many bytes as the result has, in blocks of 8 MiB, with files in the cache on both sides.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ merge.run(MergeConfig(**config), {name: Input(name, "model", name, Path(path)) f
 # method: our options, mergekit's method and parameters, goal
 CASES = {
     "linear": ({}, "linear", {"weight": 1.0}, 3),
+    "task_arithmetic": ({"scale": 0.5}, "task_arithmetic", {"weight": 1.0, "lambda": 0.5}, 3),
     "slerp": ({"t": 0.3}, "slerp", {"t": 0.3}, 3),
     "dare_ties": (
         {"drop_rate": 0.8, "rescale": "l1", "elect": "weighted"},
@@ -89,9 +91,24 @@ def _random(place: int, name: str, shape: tuple[int, ...], expert: int) -> torch
     return (base + moved).bfloat16()
 
 
-def run(command: list[object], environment: dict[str, str]) -> tuple[float, int]:
-    """(CPU-seconds, peak anonymous bytes) of a process."""
-    before = os.times()
+def floor(inputs: list[Path], output: Path) -> float:
+    """Wall seconds to read the weights below ``inputs`` and to write as much as the first of them has."""
+    block, began = bytearray(8 << 20), time.perf_counter()
+    with output.open("wb", buffering=0) as written:
+        for place, directory in enumerate(inputs):
+            for path in directory.glob("*.safetensors"):
+                with path.open("rb", buffering=0) as source:
+                    while count := source.readinto(block):
+                        if place == 0:
+                            written.write(memoryview(block)[:count])
+    seconds = time.perf_counter() - began
+    output.unlink()
+    return seconds
+
+
+def run(command: list[object], environment: dict[str, str]) -> tuple[float, float, int]:
+    """(CPU-seconds, wall seconds, peak anonymous bytes) of a process."""
+    before, began = os.times(), time.perf_counter()
     process = subprocess.Popen(
         [str(word) for word in command], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -102,8 +119,8 @@ def run(command: list[object], environment: dict[str, str]) -> tuple[float, int]
     watcher.join()
     if process.returncode:
         raise SystemExit(errors.decode()[-2000:])
-    after = os.times()
-    return after.children_user - before.children_user + after.children_system - before.children_system, peak[0]
+    after, wall = os.times(), time.perf_counter() - began
+    return after.children_user - before.children_user + after.children_system - before.children_system, wall, peak[0]
 
 
 def _watch(process: subprocess.Popen, peak: list[int]) -> None:
@@ -122,20 +139,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("width", 512), ("layers", 8), ("vocabulary", 8000), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--methods", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     python = install(settings().home.resolve() / "test" / "mergekit", MERGEKIT, borrow=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         base, *experts = make_models(root / "models", options.width, options.layers, options.vocabulary)
-        for name, (ours, method, parameters, goal) in CASES.items():
-            compare(
-                name, ours, method, parameters, goal, base, experts[:2] if name == "slerp" else experts, python, environment, root, options
-            )
+        for name in options.methods:
+            compare(name, *CASES[name], base, experts[:2] if name == "slerp" else experts, python, environment, root, options.runs)
 
 
 def compare(name, ours, method, parameters, goal, base, experts, python, environment, root: Path, runs: int) -> None:
     peaks: dict[str, int] = {}
+    walls: dict[str, float] = {}
     inputs = {f"models.{place}": str(path) for place, path in enumerate(experts)}
     inputs |= {"base": str(base)} if method not in ("linear", "slerp") else {}
     shared = {key: value for key, value in parameters.items() if key in ("t", "normalize")}
@@ -147,14 +164,16 @@ def compare(name, ours, method, parameters, goal, base, experts, python, environ
 
     def side(which: str, command: list[object], output: Path) -> float:
         shutil.rmtree(output, ignore_errors=True)
-        seconds, peaks[which] = run(command, environment)
+        seconds, walls[which], peaks[which] = run(command, environment)
         return seconds
 
     config = json.dumps({"method": name, "options": ours})
     mine = [sys.executable, "-c", OURS, config, json.dumps(inputs), root / "ours"]
     theirs = [python.with_name("mergekit-yaml"), root / "recipe.yaml", root / "theirs", "--quiet", "--out-shard-size", "300M"]
     measured = measure_in_turn(lambda: side("ours", mine, root / "ours"), lambda: side("peer", theirs, root / "theirs"), runs=runs)
-    details = {"peak anonymous MB, ours": peaks["ours"] / 1e6, "peak anonymous MB, peer": peaks["peer"] / 1e6}
+    read = experts if "base" not in inputs else [base, *experts]
+    details = {f"wall s, {which}": seconds for which, seconds in walls.items()} | {"wall s, floor": floor(read, root / "floor")}
+    details |= {"peak anonymous MB, ours": peaks["ours"] / 1e6, "peak anonymous MB, peer": peaks["peer"] / 1e6}
     details["parameters"] = sum(path.stat().st_size for path in base.glob("*.safetensors")) // 2
     write_result(f"merge-{name}", "CPU-s", measured, MERGEKIT.replace("==", " "), goal, details)
 

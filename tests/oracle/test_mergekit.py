@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lfm_tasks.reuse import merge as step
+from lfm_tasks.reuse import restack
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.restack_config import RestackConfig
 from lfm_tasks.step import Input
-from tests.groups import merge, random_group
+from tests.groups import merge, random_group, uniform_draws
 from tests.oracle.mergekit_runs import merge_directories, merged_tensors
 from tests.toys import make_llama
 from tests.tuned import Context
@@ -124,7 +126,8 @@ def theirs(mergekit, tmp_path_factory) -> dict[str, torch.Tensor]:
         if pair[0].startswith(("dare", "della")):
             for model in range(len(group.models)):
                 draws.append(f"{key}/draws{model}")
-                tensors[draws[-1]] = torch.from_numpy(group.stream(model, "drop").random(group.base.numel(), dtype=np.float32))
+                floats = torch.from_numpy(group.stream(model, "drop").random(group.base.numel(), dtype=np.float32))
+                tensors[draws[-1]] = uniform_draws(group, model) if pair[0].startswith("dare") else floats
         base = None if pair[0] in BASELESS - {"slerp"} else 0
         described.append({"id": key, "method": pair[2], "parameters": pair[3], "base": base, "inputs": names, "draws": draws})
     return merged_tensors(mergekit, described, tensors, tmp_path_factory.mktemp("mergekit"))
@@ -187,6 +190,44 @@ def test_the_same_sharded_llama_through_us_and_mergekit_yaml(mergekit, directori
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "task_arithmetic"])
+def test_filters_and_gradients_over_the_depth(mergekit, directories, tmp_path, name):
+    """mergekit's lists over the depth are of one model each, ours of all."""
+    base, *tuned = directories
+    config = {
+        "merge_method": name,
+        "models": [
+            {"model": str(tuned[0]), "parameters": {"weight": [{"filter": "self_attn", "value": [1.0, 0.1, 0.4]}, {"value": 0.7}]}},
+            {"model": str(tuned[1]), "parameters": {"weight": 0.5}},
+        ],
+        "dtype": "float32",
+    } | ({"base_model": str(base)} if name == "task_arithmetic" else {})
+    merge_directories(mergekit, config, tmp_path / "theirs")
+    inputs = {f"models.{place}": Input(path.name, "model", path.name, path) for place, path in enumerate(tuned)}
+    inputs["base"] = Input("base", "model", "base", base)
+    filters = [{"tensors": "*self_attn*", "options": {"weights": [[1.0, 0.5], [0.1, 0.5], [0.4, 0.5]]}}]
+    values = MergeConfig(method=name, options={"weights": [0.7, 0.5]}, filters=filters)
+    ours = _tensors(step.run(values, inputs, Context(tmp_path / "work")).outputs["model"].path)
+    for key, tensor in _tensors(tmp_path / "theirs").items():
+        torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_slices_of_two_models_are_mergekits_passthrough(mergekit, directories, tmp_path):
+    base, tuned, _ = directories
+    ranges = [(base, [0, 2]), (tuned, [0, 1]), (base, [1, 2])]
+    factor = {"parameters": {"scale": [{"filter": "o_proj", "value": 0.0}, {"value": 1.0}]}}
+    slices = [{"sources": [{"model": str(path), "layer_range": layers} | (factor if path is tuned else {})]} for path, layers in ranges]
+    merge_directories(mergekit, {"merge_method": "passthrough", "slices": slices, "dtype": "float32"}, tmp_path / "theirs")
+    inputs = {f"models.{place}": Input(path.name, "model", path.name, path) for place, path in enumerate((base, tuned))}
+    silent = {"*o_proj*": 0.0}
+    ours = [{"model": int(path is tuned), "layers": layers, "scale": silent if path is tuned else {}} for path, layers in ranges]
+    result = restack.run(RestackConfig(slices=ours), inputs, Context(tmp_path / "work")).outputs["model"].path
+    found, expected = _tensors(result), _tensors(tmp_path / "theirs")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert json.loads((result / "config.json").read_text())["num_hidden_layers"] == 4
 
 
 def _tensors(directory: Path) -> dict[str, torch.Tensor]:

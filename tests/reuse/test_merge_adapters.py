@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from peft import IA3Config, PeftModel, get_peft_model
@@ -20,6 +19,7 @@ from lfm_tasks.reuse.adapters import merge as step
 from lfm_tasks.reuse.adapters.config import MergeAdaptersConfig
 from lfm_tasks.reuse.adapters.lora import open_adapter
 from lfm_tasks.reuse.group import Group
+from lfm_tasks.reuse.methods.dare import draws
 from lfm_tasks.step import Input
 from tests.loras import make_lora
 from tests.tuned import Context, bert_input, llama_input, write_dataset
@@ -127,12 +127,12 @@ def our_draws(adapters, space, drop_rate):
         having = [one for one in opened if name in one.layers]
         for part in ("",) if space == "product" else ("/A", "/B"):
             group = Group(name + part, None, (), tuple(one.source.sha256 for one in having), torch.float32)
-            waiting += [group.stream(place, "drop") for place in range(len(having))]
-    streams = iter(waiting)
+            waiting += [draws(group, place) for place in range(len(having))]
+    levels = iter(waiting)
 
     def bernoulli(probability):
-        drawn = next(streams).random(probability.numel(), dtype="float32").reshape(probability.shape)
-        return torch.from_numpy((drawn < np.float32(1 - drop_rate)).astype("float32"))
+        drawn = (next(levels)(probability.numel()).float() + 32768.5) / 65536
+        return (drawn < 1 - drop_rate).float().reshape(probability.shape)
 
     return bernoulli
 

@@ -174,7 +174,7 @@ def test_every_problem_is_in_one_message(llamas, tmp_path):
     assert "keep: no tensor of one is named 'nothing.*'" in message
     assert "two has model.norm.weight, which one lacks" in message
     assert "model.embed_tokens.weight is" in message
-    assert "The vocabularies of one and three differ in 2 tokens" in message
+    assert "The vocabularies of one and three differ in 2 tokens. Set vocabulary to base or union" in message
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,6 @@ class LinearConfig(WeightedOptions):
     normalize: bool = NORMALIZE
 
 
-class WeightedConfig(LinearConfig):
-    deep_weights: list[float] = Field(
-        [], max_length=MAX_MODELS, description="Weights in the last layer; between it and the first they go linearly. None: as weights."
-    )
-
-
 class ExpoConfig(Config):
     alpha: float = Field(0.3, ge=-1, le=100, description="How far to go beyond the model, as a share of its way from the base.")
 

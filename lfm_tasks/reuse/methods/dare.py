@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,9 +12,12 @@ from lfm_tasks.reuse.group import Group, MergeMethod
 from lfm_tasks.reuse.methods.config import DareLinearConfig, DareTiesConfig
 from lfm_tasks.reuse.methods.task_vectors import Sparsify, l1_factor, merge_task_vectors
 
+LEVELS = 1 << 16
+"""A random level of sixteen bits costs a fifth of a random float."""
+
 
 def dare_linear(group: Group, options: DareLinearConfig) -> Tensor:
-    """theta_0 + scale * sum_i w_i m_i tau_i / (1 − p), m_i of Bernoulli(1 − p)."""
+    """theta_0 + scale * sum_i w_i m_i tau_i / (1 − p), m_i of Bernoulli(1 − p); 1 − p is rounded to 1/65536."""
     return merge_task_vectors(group, options.weights_of(len(group.models)), options.scale, _droppers(group, options))
 
 
@@ -28,20 +34,38 @@ def _droppers(group: Group, options: DareLinearConfig) -> list[Sparsify]:
 
 
 def _dropper(group: Group, model: int, options: DareLinearConfig) -> Sparsify:
-    factor = {"inverse": 1 / (1 - options.drop_rate), "none": 1.0}.get(options.rescale)
+    factor = {"inverse": LEVELS / _kept_levels(options.drop_rate), "none": 1.0}.get(options.rescale)
     if factor is None:
         factor = l1_factor(group, model, _drop(group, model, options.drop_rate, 1.0))
     return _drop(group, model, options.drop_rate, factor)
 
 
 def _drop(group: Group, model: int, drop_rate: float, factor: float) -> Sparsify:
-    stream = group.stream(model, "drop")
+    levels, least = draws(group, model), _kept_levels(drop_rate) - LEVELS // 2
 
     def drop(_: slice, delta: Tensor) -> Tensor:
-        keep = torch.from_numpy(stream.random(delta.numel(), dtype="float32")).lt_(1 - drop_rate)
-        return delta.mul_(keep) if factor == 1 else delta.mul_(keep).mul_(factor)
+        delta.masked_fill_(levels(delta.numel()) >= least, 0)
+        return delta if factor == 1 else delta.mul_(factor)
 
     return drop
+
+
+def draws(group: Group, model: int) -> Callable[[int], Tensor]:
+    """The next so many of the tensor's random levels, int16 from -32768 on: four to a word, the same however they are asked for."""
+    words, left = group.stream(model, "drop").bit_generator, np.empty(0, np.int16)
+
+    def draw(count: int) -> Tensor:
+        nonlocal left
+        fresh = words.random_raw((count - len(left) + 3) // 4).view(np.int16)
+        levels = np.concatenate([left, fresh]) if len(left) else fresh
+        left = levels[count:]
+        return torch.from_numpy(levels[:count])
+
+    return draw
+
+
+def _kept_levels(drop_rate: float) -> int:
+    return min(LEVELS - 1, max(1, round((1 - drop_rate) * LEVELS)))
 
 
 DARE_LINEAR = MergeMethod(dare_linear, base="required")
