@@ -31,15 +31,20 @@ def zip_features(correlation: Tensor, reduction: float = 0.5, alpha: float = 0.3
     origin = torch.arange(features) // (features // 2)
     budget = torch.full((2,), int(removed // 2 * beta + 1e-4))
     member, alive = torch.eye(features, dtype=torch.float64), torch.ones(features, dtype=torch.bool)
+    spent = (origin[:, None] == origin) & (budget[origin] <= 0)
+    allowed = scores.masked_fill(spent, -torch.inf)
     for _ in range(removed):
-        spent = (origin[:, None] == origin) & (budget[origin] <= 0)
-        one, other = sorted(divmod(int(scores.masked_fill(spent, -torch.inf).argmax()), features))
-        budget[origin[one]] -= int(origin[one] == origin[other])
+        one, other = sorted(divmod(int(allowed.argmax()), features))
         merged = torch.minimum(scores[one], scores[other]) * alpha
-        scores[one], scores[:, one] = merged, merged
-        scores[other], scores[:, other] = -torch.inf, -torch.inf
+        for table, row in ((scores, merged), (allowed, merged.masked_fill(spent[one], -torch.inf))):
+            table[one], table[:, one] = row, row
+            table[other], table[:, other] = -torch.inf, -torch.inf
         member[:, one] += member[:, other]
         alive[other] = False
+        if origin[one] == origin[other]:
+            budget[origin[one]] -= 1
+            spent = (origin[:, None] == origin) & (budget[origin] <= 0)
+            allowed = scores.masked_fill(spent, -torch.inf)
     unmerge = member[:, alive]
     return (unmerge / unmerge.sum(0)).mT.contiguous(), unmerge
 
