@@ -115,6 +115,7 @@ STEPS.add(
         code=(
             "lfm_tasks.reuse.alignment",
             "lfm_tasks.reuse.checkpoint",
+            "lfm_tasks.reuse.config",
             "lfm_tasks.reuse.group",
             "lfm_tasks.reuse.plan",
             "lfm_tasks.reuse.writing",

@@ -148,12 +148,18 @@ OTHER = {
     "common": 0.3,
     "adam_steps": 2,
     "learning_rate": 1e-2,
+    "floor": 0.1,
+    "equalize": False,
+    "reduction": 0.2,
+    "ridge": 0.5,
 }
 BESIDE = {"normalize": {"weights": [0.2, 0.9, 0.5]}, "elect": {"weights": [0.2, 0.9, 0.5]}, "iterations": {"tolerance": 1e-9}}
 """Options that only matter beside others."""
 WHOLE_MODEL = {"trim"}
 """Of no effect on a model of one tensor; ``test_merge_formulas`` has one of two."""
-OPTIONS = [(card.name, option) for card in methods_of("merge") for option in card.config_class.model_fields if option not in WHOLE_MODEL]
+KERNELS = [card for card in methods_of("merge") if card.function.learn is None]
+"""What a method learns from data has tests of its own."""
+OPTIONS = [(card.name, option) for card in KERNELS for option in card.config_class.model_fields if option not in WHOLE_MODEL]
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
