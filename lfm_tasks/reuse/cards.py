@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lfm_tasks.registry import Card
+from lfm_tasks.registry import Access, Card
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -12,10 +12,24 @@ RANDOM = "Reads each model once; one random number for each element of each mode
 SORTING = "Sorts every row of every task vector."
 WHOLE = "One tensor of each model in float32 in memory."
 SINGULAR = "A singular value decomposition of every matrix of every task vector: minutes for 100 M parameters on a CPU."
+PER_STEP = "For each step a forward and a backward pass of each task's batch; beside the models, two more in float32 in memory."
+PER_MASK = "For each step a forward and a backward pass of each task's batch; beside the models, six more in float32 in memory."
 PRODUCTS = "A matrix product for every matrix and iteration: minutes for 100 M parameters on a CPU."
 
 
-def _card(name: str, title: str, implementation: str, config: str, paper: str, preconditions: str, cost: str) -> Card:
+UNLABELLED = "Base and fine-tunings of it; rows of each one's task, whose labels are not read."
+
+
+def _card(
+    name: str,
+    title: str,
+    implementation: str,
+    config: str,
+    paper: str,
+    preconditions: str,
+    cost: str,
+    access: tuple[Access, ...] = ("weights",),
+) -> Card:
     return Card(
         name=name,
         area="reuse",
@@ -24,7 +38,7 @@ def _card(name: str, title: str, implementation: str, config: str, paper: str, p
         config=f"lfm_tasks.reuse.methods.config:{config}",
         implementation=f"lfm_tasks.reuse.methods.{implementation}",
         paper=paper,
-        access=("weights",),
+        access=access,
         preconditions=preconditions,
         cost=cost,
     )
@@ -264,5 +278,45 @@ CARDS = (
         "Cheng et al. 2025, Whoever Started the Interference Should End It (arXiv 2503.08099)",
         "Base and fine-tunings of it.",
         PRODUCTS,
+    ),
+    _card(
+        "adamerging",
+        "AdaMerging",
+        "adamerging:ADAMERGING",
+        "AdamergingConfig",
+        "Yang et al. 2024, AdaMerging: Adaptive Model Merging for Multi-Task Learning (arXiv 2310.02575)",
+        UNLABELLED,
+        PER_STEP,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "adamerging_pp",
+        "AdaMerging++",
+        "adamerging:ADAMERGING_PP",
+        "AdamergingPpConfig",
+        "Yang et al. 2024, AdaMerging: Adaptive Model Merging for Multi-Task Learning (arXiv 2310.02575)",
+        UNLABELLED,
+        PER_STEP,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "concrete_task_arithmetic",
+        "Concrete task arithmetic",
+        "concrete:CONCRETE_TASK_ARITHMETIC",
+        "ConcreteTaskArithmeticConfig",
+        "Tang et al. 2023, Concrete Subspace Learning based Interference Elimination (arXiv 2312.06173)",
+        UNLABELLED,
+        PER_MASK,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "concrete_adamerging",
+        "Concrete AdaMerging",
+        "concrete:CONCRETE_ADAMERGING",
+        "ConcreteAdamergingConfig",
+        "Tang et al. 2023, Concrete Subspace Learning based Interference Elimination (arXiv 2312.06173)",
+        UNLABELLED,
+        PER_MASK,
+        ("weights", "gradients"),
     ),
 )

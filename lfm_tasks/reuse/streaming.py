@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from lfm_tasks.errors import AttemptKilled, InvalidInput
 from lfm_tasks.reuse.blocks import BLOCK
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
+from lfm_tasks.reuse.learning import STATE, Learnt
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.reuse.writing import Writer
 from lfm_tasks.step import StepContext
@@ -38,13 +39,13 @@ class Merge:
         seed: int,
         context: StepContext,
         checkpoint_every: int = 0,
-        learnt: Mapping[str, Tensor] | None = None,
+        learnt: Learnt | None = None,
     ) -> None:
         self.base = base if method.base != "ignored" else None
         self.models, self.method, self.options, self.seed = models, method, options, seed
         self.donor = base or models[0]
         self.planned = sorted(planned, key=lambda one: (one.file, one.name))
-        self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or {}
+        self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or Learnt({})
         self.surveyed: tuple[Tensor, ...] = ()
         self.finished: set[str] = set()
 
@@ -89,7 +90,7 @@ class Merge:
                     self.finished.add(one.name)
                     if self.checkpoint_every and len(self.finished) % self.checkpoint_every == 0:
                         self._save(directory)
-                    self.context.report(len(self.finished), total)
+                    self.context.report(self.learnt.steps + len(self.finished), self.learnt.steps + total)
         except AttemptKilled as killed:
             self._save(directory)
             raise AttemptKilled(f"{killed} {len(self.finished)} of {total} tensors are kept; the same job goes on from there.") from None
@@ -114,7 +115,7 @@ class Merge:
             dtype=one.dtype,
             seed=self.seed,
             depth=one.depth,
-            learnt=self.learnt.get(one.name),
+            learnt=self.learnt.tensors.get(one.name),
             surveyed=self.surveyed,
         )
 
@@ -137,16 +138,22 @@ class Merge:
                     future.cancel()
 
     def _save(self, directory: Path) -> None:
-        """A checkpoint of what is written; the files' pages are the source, so it costs no memory."""
+        """A checkpoint of what is written; the files' pages are the source, so it costs no memory. It holds what was learnt too."""
         if not self.finished:
             return
         opened = {file: safe_open(directory / file, framework="pt") for file in {one.file for one in self.planned}}
         tensors = {one.name: opened[one.file].get_tensor(one.name) for one in self.planned if one.name in self.finished}
-        self.context.checkpoints.save(len(self.finished), lambda path: save_file(tensors, path / FINISHED))
+
+        def write(path: Path) -> None:
+            save_file(tensors, path / FINISHED)
+            if self.learnt.state:
+                save_file(dict(self.learnt.state), path / STATE)
+
+        self.context.checkpoints.save(self.learnt.steps + len(self.finished), write)
 
     def _resume(self, writer: Writer) -> None:
         latest = self.context.checkpoints.latest()
-        if latest is None:
+        if latest is None or not (latest / FINISHED).is_file():
             return
         with safe_open(latest / FINISHED, framework="pt") as kept:
             for name in kept.keys():  # noqa: SIM118 (safe_open is no mapping)
