@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,8 +77,6 @@ def test_certain_masks_give_task_arithmetic_and_masks_of_zeros_the_base():
 
 
 def _with(group, coefficient: float, mask):
-    from dataclasses import replace
-
     return replace(group, learnt=torch.cat([torch.full((len(group.models),), coefficient), mask.flatten()]))
 
 
