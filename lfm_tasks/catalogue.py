@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from lfm_tasks.evaluation.cards import CARDS as ENSEMBLES
 from lfm_tasks.registry import Card, Registry
+from lfm_tasks.reuse.alignment.cards import CARDS as ALIGNMENT
 from lfm_tasks.reuse.cards import CARDS as REUSE
+from lfm_tasks.statistics.cards import CARDS as STATISTICS
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *REUSE):
+for _card in (*TUNING, *REUSE, *ENSEMBLES, *ALIGNMENT, *STATISTICS):
     METHODS.add(_card)
 
 

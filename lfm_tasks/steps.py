@@ -37,6 +37,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="statistics",
+        title="Gather statistics",
+        config="lfm_tasks.statistics.config:StatisticsConfig",
+        run="lfm_tasks.statistics.gather:run",
+        inputs={
+            "model": InputSpec(("model",), "Tuned model."),
+            "dataset": InputSpec(("dataset",), "Prepared data set of its task."),
+        },
+        outputs={"statistics": "statistics"},
+        code=("lfm_tasks.statistics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="merge",
         title="Merge",
         config="lfm_tasks.reuse.config:MergeConfig",
@@ -50,9 +64,68 @@ STEPS.add(
                 required=False,
                 many=True,
             ),
+            "statistics": InputSpec(
+                ("statistics",),
+                "Statistics of each model, in order, made by the step 'statistics'; for methods that use them.",
+                required=False,
+                many=True,
+            ),
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="merge_adapters",
+        title="Merge adapters",
+        config="lfm_tasks.reuse.adapters.config:MergeAdaptersConfig",
+        run="lfm_tasks.reuse.adapters.merge:run",
+        inputs={
+            "adapters": InputSpec(("adapter",), "LoRA adapters of one base, in order.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared labelled rows, for the methods that choose weights on them.", required=False),
+        },
+        outputs={"adapter": "adapter"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="align",
+        title="Align",
+        config="lfm_tasks.reuse.alignment.config:AlignConfig",
+        run="lfm_tasks.reuse.alignment.align:run",
+        inputs={
+            "model": InputSpec(("model",), "Model whose units change places."),
+            "reference": InputSpec(("model",), "Model of the same architecture that stays as it is."),
+            "dataset": InputSpec(("dataset",), "Prepared rows of text, for methods that compare activations.", required=False),
+        },
+        outputs={"model": "model"},
+        code=(
+            "lfm_tasks.reuse.alignment",
+            "lfm_tasks.reuse.checkpoint",
+            "lfm_tasks.reuse.group",
+            "lfm_tasks.reuse.plan",
+            "lfm_tasks.reuse.writing",
+            "lfm_tasks.models",
+            "lfm_tasks.artifacts.disk",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
+    )
+)
+STEPS.add(
+    Step(
+        name="connect",
+        title="Connectivity",
+        config="lfm_tasks.reuse.connectivity.config:ConnectConfig",
+        run="lfm_tasks.reuse.connectivity.connect:run",
+        inputs={
+            "models": InputSpec(("model",), "The two ends: models of one architecture, vocabulary and task.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its validation split is measured on."),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.reuse.connectivity", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -69,6 +142,24 @@ STEPS.add(
         },
         outputs={"report": "report"},
         code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="ensemble",
+        title="Ensemble",
+        config="lfm_tasks.evaluation.ensemble.config:EnsembleConfig",
+        run="lfm_tasks.evaluation.ensemble.ensemble:run",
+        inputs={
+            "models": InputSpec(
+                ("model", "adapter"), "Models of one task and one set of classes, or of one tokenizer, in order.", many=True
+            ),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its held-out split is used, and validation to fit on."),
+            "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+            "head": InputSpec(("model",), "Classifier whose head and classes stand in for every model's own.", required=False),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

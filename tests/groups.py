@@ -26,9 +26,11 @@ def merge(name: str, group: Group, **options) -> Tensor:
     method, config = METHODS[name].function, METHODS[name].config_class(**options)
     if method.base == "ignored":
         group = replace(group, base=None)
+    if method.statistics and group.statistics is None:
+        group = replace(group, statistics=random_statistics(group, method.statistics))
     for survey in method.surveys(config):
         group = replace(group, surveyed=(*group.surveyed, survey(group, config)))
-    if method.learn is not None:
+    if method.learn is not None and "coefficient" in METHODS[name].config_class.model_fields:
         group = replace(group, learnt=learnt_for(name, group, config))
     return method.kernel(group, config)
 
@@ -37,6 +39,22 @@ def learnt_for(name: str, group: Group, config) -> Tensor:
     """What the method has learnt before its first step."""
     coefficients = torch.full((len(group.models),), config.coefficient)
     return torch.cat([coefficients, torch.ones(group.base.numel())]) if name.startswith("concrete") else coefficients
+
+
+def random_statistics(group: Group, kind: str) -> tuple[Tensor, ...] | None:
+    """One for each model, keyed by the model's; only matrices have Gram matrices."""
+    shape = group.models[0].shape
+    if kind == "gram" and len(shape) != 2:
+        return None
+    found = []
+    for key in group.keys:
+        generator = torch.Generator().manual_seed(ord(key))
+        if kind == "gram":
+            inputs = torch.randn(2 * shape[1] + 1, shape[1], generator=generator)
+            found.append(inputs.T @ inputs / len(inputs))
+        else:
+            found.append(torch.randn(shape, generator=generator).square())
+    return tuple(found)
 
 
 def models_for(name: str, wanted: int = 3) -> int:

@@ -32,12 +32,26 @@ def class_logits(logits: Tensor, batch: Batch) -> Tensor:
 
 def make_batch(rows: Rows, places: Sequence[int], pad_token_id: int) -> dict[str, Tensor]:
     """The rows at ``places``, padded on the right. Of an instruction row only the prompt is given."""
-    ids = [_question(rows, place) for place in places]
+    tokens = padded([_question(rows, place) for place in places], pad_token_id)
+    return tokens | {"target": torch.tensor([_target(rows, place) for place in places])}
+
+
+def padded(ids: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
     tokens = torch.full((len(ids), max(len(one) for one in ids)), pad_token_id)
     mask = torch.zeros_like(tokens)
     for row, one in enumerate(ids):
         tokens[row, : len(one)], mask[row, : len(one)] = torch.from_numpy(one), 1
-    return {"input_ids": tokens, "attention_mask": mask, "target": torch.tensor([_target(rows, place) for place in places])}
+    return {"input_ids": tokens, "attention_mask": mask}
+
+
+def unpadded(rows: Rows, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Every row whole, answers included, once: batches of rows of one length, so that no module ever sees padding."""
+    lengths: dict[int, list[np.ndarray]] = {}
+    for one in rows.input_ids:
+        lengths.setdefault(len(one), []).append(one)
+    for _, equal in sorted(lengths.items()):
+        for start in range(0, len(equal), batch_size):
+            yield padded(equal[start : start + batch_size], 0)
 
 
 def stream(rows: Rows, batch_size: int, pad_token_id: int, seed: int, name: str) -> Iterator[dict[str, Tensor]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import KeysView
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -74,6 +76,20 @@ def open_classifier(
         torch.manual_seed(derive_seed(seed, "head"))
         model = _load(AutoModelForSequenceClassification, directory, config, dtype)
     return _with_adapter(model, source)
+
+
+def open_as_saved(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model by the class of transformers that its config names: any kind, a bare backbone or a vision model too."""
+    directory = model_directory(source)
+    config = read_config(directory)
+    names = config.architectures or [None]
+    architecture = getattr(transformers, names[0] or "", None)
+    if not (isinstance(architecture, type) and issubclass(architecture, PreTrainedModel)):
+        raise IncompatibleModels(
+            f"{source.reference} names the architecture {names[0]!r} in its config, which is no model of transformers. "
+            "Save the model by save_pretrained of a model class that transformers has built in."
+        )
+    return _with_adapter(_load(architecture, directory, config, dtype), source)
 
 
 def open_with_head(source: Input, head: Input, labels: list[str] | None = None, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -219,20 +235,26 @@ def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dty
 
 
 def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+    """What the adapter holds, a head say, is no longer drawn at random."""
     if source.kind != "adapter":
         return model
+    tensors = load_file(source.path / ADAPTER_WEIGHTS)
     if (source.path / "adapter_config.json").is_file():
-        return _with_peft_adapter(model, source)
-    return load_tensors(model, load_file(source.path / ADAPTER_WEIGHTS), source.reference)
+        adapted = _with_peft_adapter(model, source, tensors.keys())
+    else:
+        adapted = load_tensors(model, tensors, source.reference)
+    held = {name.removeprefix("base_model.model.") for name in tensors}
+    adapted.fresh_parameters = [name for name in model.fresh_parameters if name not in held]
+    return adapted
 
 
-def _with_peft_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
+def _with_peft_adapter(model: PreTrainedModel, source: Input, given: KeysView[str]) -> PreTrainedModel:
     """peft itself only warns of tensors that the base has no place for, and of places that got no tensor."""
     try:
         adapted = PeftModel.from_pretrained(model, str(source.path), local_files_only=True, use_safetensors=True)
     except (RuntimeError, ValueError) as error:
         raise IncompatibleModels(_does_not_fit(source, str(error).strip().splitlines()[-1].strip())) from error
-    wanted, given = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys(), load_file(source.path / ADAPTER_WEIGHTS).keys()
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     if wanted != given:
         raise IncompatibleModels(_does_not_fit(source, f"'{min(wanted ^ given)}' is in one of them only"))
     return adapted.merge_and_unload()

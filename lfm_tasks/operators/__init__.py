@@ -2,35 +2,51 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator, PlanGatesOperator, PlanMergeOperator
+from lfm_tasks.operators.merging import (
+    CompareOperator,
+    PlanEvaluationsOperator,
+    PlanGatesOperator,
+    PlanMergeOperator,
+    PlanMergesOperator,
+)
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    AlignOperator,
+    ConnectOperator,
+    EnsembleOperator,
     EvaluateOperator,
     GateOperator,
+    MergeAdaptersOperator,
     MergeOperator,
     NoveltyOperator,
     PrepareGeneralOperator,
     PrepareOperator,
     PromoteOperator,
     RollbackOperator,
+    StatisticsOperator,
     TuneOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
 __all__ = [
+    "AlignOperator",
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "EnsembleOperator",
+    "ConnectOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeAdaptersOperator",
     "MergeOperator",
     "NoveltyOperator",
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
     "PlanMergeOperator",
+    "PlanMergesOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",
     "PrepareOperator",
@@ -38,6 +54,7 @@ __all__ = [
     "ReapOperator",
     "RollbackOperator",
     "SelectOperator",
+    "StatisticsOperator",
     "TidyOperator",
     "TuneOperator",
 ]

@@ -39,16 +39,46 @@ class TuneOperator(StepOperator):
     step = "tune"
 
 
+class StatisticsOperator(StepOperator):
+    """Gram matrices or Fisher information of a model on its data, once for all merges."""
+
+    step = "statistics"
+
+
 class MergeOperator(StepOperator):
-    """Several models to one, without data."""
+    """Several models to one."""
 
     step = "merge"
+
+
+class MergeAdaptersOperator(StepOperator):
+    """Several LoRA adapters of one base to one adapter."""
+
+    step = "merge_adapters"
+
+
+class AlignOperator(StepOperator):
+    """The units of a model put where those of a reference are, so that the two can be merged."""
+
+    step = "align"
+
+
+class ConnectOperator(StepOperator):
+    """Loss and accuracy on the way between two models."""
+
+    step = "connect"
 
 
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
     step = "evaluate"
+
+
+class EnsembleOperator(StepOperator):
+    """Measure several models that answer together, as one model is measured."""
+
+    step = "ensemble"
 
 
 class GateOperator(StepOperator):

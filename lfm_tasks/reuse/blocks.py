@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lfm_tasks.errors import InvalidInput
+
 BLOCK = 1 << 16
 """Elements of a block of an elementwise pass; any size gives the same bits."""
 REDUCED = 1 << 16
@@ -48,3 +50,12 @@ def accumulate(function: Callable[..., Tensor], *tensors: Tensor, row: int = 1) 
         part = function(span, *parts)
         total = total + (part.double() if part.is_floating_point() else part)
     return total
+
+
+def check_finite(tensor: Tensor, message: str) -> None:
+    """Raise :class:`InvalidInput` with ``message`` unless every element is a finite number."""
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.numel(), BLOCK):
+        part = flat[start : start + BLOCK]
+        if not bool(part.sum(dtype=torch.promote_types(part.dtype, torch.float32)).isfinite()) and not bool(part.isfinite().all()):
+            raise InvalidInput(message)

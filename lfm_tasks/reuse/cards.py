@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfm_tasks.registry import Access, Card
+from lfm_tasks.reuse.adapters.cards import ADAPTER_CARDS
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -12,6 +13,9 @@ RANDOM = "Reads each model once; one random number for each element of each mode
 SORTING = "Sorts every row of every task vector."
 WHOLE = "One tensor of each model in float32 in memory."
 SINGULAR = "A singular value decomposition of every matrix of every task vector: minutes for 100 M parameters on a CPU."
+WITH_STATISTICS = "Reads each model once and its statistics twice; the statistics are gathered once for all merges."
+SOLVES = "A linear system [in, in] in float64 for every linear layer: seconds for 100 M parameters on a CPU."
+THROUGH = "A forward pass of each row for every second layer, and a linear system for every linear layer; the result in memory."
 PER_STEP = "For each step a forward and a backward pass of each task's batch; beside the models, two more in float32 in memory."
 PER_MASK = "For each step a forward and a backward pass of each task's batch; beside the models, six more in float32 in memory."
 PRODUCTS = "A matrix product for every matrix and iteration: minutes for 100 M parameters on a CPU."
@@ -280,6 +284,34 @@ CARDS = (
         PRODUCTS,
     ),
     _card(
+        "fisher",
+        "Fisher merging",
+        "fisher:FISHER",
+        "FisherConfig",
+        "Matena and Raffel 2021, Merging Models with Fisher-Weighted Averaging (arXiv 2111.09832)",
+        "Fine-tunings of one base, and statistics of each (fisher_information).",
+        WITH_STATISTICS,
+    ),
+    _card(
+        "regmean",
+        "RegMean",
+        "regmean:REGMEAN",
+        "RegmeanConfig",
+        "Jin et al. 2023, Dataless Knowledge Fusion by Merging Weights of Language Models (arXiv 2212.09849)",
+        "Fine-tunings of one base, and statistics of each (gram).",
+        SOLVES,
+    ),
+    _card(
+        "regmean_plus_plus",
+        "RegMean++",
+        "regmean_plus_plus:REGMEAN_PLUS_PLUS",
+        "RegmeanPlusPlusConfig",
+        "Nguyen et al. 2025, RegMean++ (arXiv 2508.03121)",
+        "Fine-tunings of one base, and rows of each one's task; labels are not read.",
+        THROUGH,
+        ("weights", "activations"),
+    ),
+    _card(
         "adamerging",
         "AdaMerging",
         "adamerging:ADAMERGING",
@@ -319,4 +351,5 @@ CARDS = (
         PER_MASK,
         ("weights", "gradients"),
     ),
+    *ADAPTER_CARDS,
 )

@@ -32,6 +32,10 @@ class Group:
     """0 in the first layer (and outside of layers), 1 in the last."""
     learnt: Tensor | None = None
     """What the method learnt from data for this tensor."""
+    statistics: tuple[Tensor, ...] | None = None
+    """The models' statistics of this tensor; None where there are none of it, or the method uses none."""
+    input_axis: int = 1
+    """Of a linear layer's weight that has a Gram matrix: 1 of [out, in], 0 of GPT-2's [in, out]."""
     surveyed: tuple[Tensor, ...] = ()
     """Sums over all tensors of the model, one for each survey of the method that is done."""
 
@@ -53,5 +57,7 @@ class MergeMethod:
     most: int | None = None
     learn: Callable[[Learning, Any], Learnt | Mapping[str, Tensor]] | None = None
     """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
+    statistics: str | None = None
+    """Kind of the statistics that the method takes, one for each model."""
     surveys: Callable[[Any], tuple[Survey, ...]] = lambda options: ()
     """Passes over all tensors that come before the merge; each sees the sums of those before it."""

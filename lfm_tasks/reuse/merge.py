@@ -1,4 +1,4 @@
-"""The step *merge*: several models to one, tensor by tensor; some methods learn from data first how.
+"""The step *merge*: several models to one, tensor by tensor; some methods learn from data first how, some use statistics.
 
 Where the base is a bare backbone and the models have heads on it, the backbones are merged and the result is one. Evaluate it
 with the head of one of the models.
@@ -22,6 +22,7 @@ from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.group import MergeMethod
 from lfm_tasks.reuse.learning import Learning, Learnt, Task, open_task
 from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.statistics import open_statistics
 from lfm_tasks.reuse.streaming import Merge
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
@@ -35,9 +36,10 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
         models = [model.inside(base) for model in models]
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     planned = plan(base, models, method, config.keep, dtype, context.workdir)
+    statistics = open_statistics(config.method, method.statistics, all_of(inputs, "statistics"), models, planned)
     tasks = open_tasks(config, inputs, models)
     learnt = learn(method, Learning(base, models, planned, tasks, config.seed, context, config.checkpoint_every), options)
-    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every, learnt)
+    merge = Merge(base, models, planned, method, options, config.seed, context, config.checkpoint_every, learnt, statistics)
     context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
     directory = context.workdir / "model"
     merge.run(directory)

@@ -13,12 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lfm_tasks.errors import AttemptKilled, InvalidInput
-from lfm_tasks.reuse.blocks import BLOCK
+from lfm_tasks.errors import AttemptKilled
+from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
 from lfm_tasks.reuse.learning import STATE, Learnt
 from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.reuse.statistics import ModelStatistics
 from lfm_tasks.reuse.writing import Writer
 from lfm_tasks.step import StepContext
 
@@ -40,12 +41,14 @@ class Merge:
         context: StepContext,
         checkpoint_every: int = 0,
         learnt: Learnt | None = None,
+        statistics: Sequence[ModelStatistics] = (),
     ) -> None:
         self.base = base if method.base != "ignored" else None
         self.models, self.method, self.options, self.seed = models, method, options, seed
         self.donor = base or models[0]
         self.planned = sorted(planned, key=lambda one: (one.file, one.name))
         self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or Learnt({})
+        self.statistics = statistics
         self.surveyed: tuple[Tensor, ...] = ()
         self.finished: set[str] = set()
 
@@ -107,6 +110,7 @@ class Merge:
         return merged
 
     def _group(self, one: Planned) -> Group:
+        statistics = [found for found in self.statistics if one.name in found]
         return Group(
             name=one.name,
             base=self.base.read(one.name) if self.base else None,
@@ -116,6 +120,8 @@ class Merge:
             seed=self.seed,
             depth=one.depth,
             learnt=self.learnt.tensors.get(one.name),
+            statistics=tuple(found.read(one.name) for found in statistics) or None,
+            input_axis=statistics[0].input_axis(one.name) if statistics else 1,
             surveyed=self.surveyed,
         )
 
@@ -160,15 +166,6 @@ class Merge:
                 writer.write(name, kept.get_tensor(name))
                 self.finished.add(name)
         self.context.log(f"Resumed: {len(self.finished)} of {len(self.planned)} tensors were merged before.")
-
-
-def check_finite(tensor: Tensor, message: str) -> None:
-    """Raise :class:`InvalidInput` with ``message`` unless every element is a finite number."""
-    flat = tensor.reshape(-1)
-    for start in range(0, flat.numel(), BLOCK):
-        part = flat[start : start + BLOCK]
-        if not bool(part.sum(dtype=torch.promote_types(part.dtype, torch.float32)).isfinite()) and not bool(part.isfinite().all()):
-            raise InvalidInput(message)
 
 
 @contextmanager

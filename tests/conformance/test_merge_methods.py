@@ -31,7 +31,13 @@ def options(name: str, values: dict) -> dict:
 def variants(name: str) -> list[dict]:
     """The method's defaults, and what it does only when asked."""
     extra = {
-        "ties": [{"trim": "global"}, {"combine": "sum"}, {"combine": "max"}, {"elect": "weighted"}],
+        "ties": [
+            {"trim": "global"},
+            {"combine": "sum"},
+            {"combine": "max"},
+            {"elect": "weighted"},
+            {"combine": "count", "elect": "votes"},
+        ],
         "emr": [{"task": 1}],
         "nuslerp": [{"angle": "row"}, {"angle": "column"}],
         "model_stock": [{"average": "angle"}, {"clamp": False}],
@@ -113,6 +119,7 @@ def test_one_expert_is_itself(name):
 def test_the_card_says_what_it_is(name):
     card = METHODS[name]
     assert card.area == "reuse" and card.access[0] == "weights"
+    assert (card.function.learn is not None) == (len(card.access) > 1), "only a method that learns from data asks for more than weights"
     assert card.title and card.preconditions and card.cost and any(character.isdigit() for character in card.paper)
     assert type(MergeConfig(method=name).method_config()) is card.config_class
     with pytest.raises(ConfigError, match=f"options of {name}: Unknown option 'nonsense'"):

@@ -11,7 +11,7 @@ import torch
 
 from lfm_tasks.catalogue import methods_of
 from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels
-from lfm_tasks.models.opening import open_causal_lm, open_classifier, open_model
+from lfm_tasks.models.opening import fresh_modules, open_causal_lm, open_classifier, open_model
 from lfm_tasks.step import Input
 from lfm_tasks.tuning import tune
 from lfm_tasks.tuning.config import TuneConfig
@@ -96,7 +96,9 @@ def test_what_is_saved_is_what_was_trained_and_merging_changes_nothing(inputs, t
     assert ("adapter" in outcome.outputs) == card.function.adapter
     if "adapter" in outcome.outputs:
         adapter = Input("adapter", "adapter", "f" * 64, outcome.outputs["adapter"].path, base=given["model"])
-        torch.testing.assert_close(logits(open_model(adapter)), expected, atol=1e-4, rtol=1e-4)
+        opened_adapter = open_model(adapter)
+        torch.testing.assert_close(logits(opened_adapter), expected, atol=1e-4, rtol=1e-4)
+        assert fresh_modules(opened_adapter) == []
         described = json.loads((adapter.path / "lfm_adapter.json").read_text())
         assert described["base"] == {"kind": "model", "sha256": given["model"].sha256}
         assert (described["method"], described["task"]) == (card.name, task)

@@ -1,0 +1,44 @@
+"""Config of the step *statistics* and the options of its methods. Light to import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lfm_tasks.config import Config, MethodChoice
+
+
+class StatisticsConfig(MethodChoice):
+    step = "statistics"
+
+    method: str = Field("gram", description="What is gathered; `lfm methods` lists them.", json_schema_extra={"section": "Method"})
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description='Options of the method, e.g. {"estimator": "sampled"}.', json_schema_extra={"section": "Method"}
+    )
+    split: Literal["train", "validation"] = Field(
+        "train", description="Rows that are looked at; the test split is for evaluation alone.", json_schema_extra={"section": "Data"}
+    )
+    max_rows: int = Field(
+        256,
+        ge=0,
+        le=10_000_000,
+        description="Most rows, an even choice of the split; 0: all of them.",
+        json_schema_extra={"section": "Data"},
+    )
+    batch_size: int = Field(
+        32, ge=1, le=4096, description="Rows that go through the model at once.", json_schema_extra={"section": "Machine", "unit": "rows"}
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampled labels.", json_schema_extra={"section": "Data"})
+
+
+class FisherInformationConfig(Config):
+    estimator: Literal["true", "sampled", "empirical", "sum_batch"] = Field(
+        "true",
+        description="Squared gradients of log p of: every class by its probability (classification); labels drawn from the model; the "
+        "rows' own labels; or the square of one gradient for a whole batch, as in MergeLM and FusionBench.",
+    )
+
+
+class GramConfig(Config):
+    """Gram matrices have no options."""
