@@ -6,8 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from lfm_tasks.models.opening import open_classifier
 from lfm_tasks.models.saving import save_model
+from lfm_tasks.step import Input
+from tests.prepared import identity, write_prepared
 from tests.toys import make_bert
+from tests.tuned import model_input
 
 TASKS = {"topics": ["business", "sport", "tech"], "moods": ["bad", "good"]}
 
@@ -27,3 +34,35 @@ def make_experts(root: Path) -> dict[str, Any]:
         params["models"].append(f"file://{root}/{task}/model")
         params["data"].append(f"file://{root}/{task}.jsonl")
     return params
+
+
+def train_experts(root: Path, seed: int = 0, steps: int = 60) -> dict[str, Input]:
+    """Inputs of the step merge: a bare base, and for each of ``TASKS`` a tuning of all of it, with rows that tell the class.
+
+    One of a row's tokens is its class's own; a class's token means nothing in the other task.
+    """
+    make_bert(root / "base", seed=seed)
+    inputs = {"base": model_input(root / "base")}
+    for place, (task, labels) in enumerate(TASKS.items()):
+        rows = _rows_with_marks(10 + 5 * place, len(labels), seed)
+        inputs[f"datasets.{place}"] = Input(f"{task} rows", "dataset", f"{place + 5}" * 64, root / task / "rows")
+        write_prepared(root / task / "rows", root / "base", "classification", rows, labels=labels)
+        model = open_classifier(inputs["base"], labels, seed)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        ids, targets = torch.tensor([row["input_ids"] for row in rows]), torch.tensor([row["label"] for row in rows])
+        for _ in range(steps):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(input_ids=ids).logits, targets).backward()
+            optimizer.step()
+        save_model(model, root / "base", root / task / "model", labels=labels)
+        inputs[f"models.{place}"] = model_input(root / task / "model")
+    return inputs
+
+
+def _rows_with_marks(first: int, classes: int, seed: int) -> list[dict[str, Any]]:
+    random, rows = np.random.default_rng([seed, first]), []
+    for index in range(48):
+        ids = random.integers(20, 300, 6).tolist()
+        ids[int(random.integers(6))] = first + index % classes
+        rows.append({"sample_id": identity(f"{seed} {first} {index}"), "input_ids": ids, "text": "", "label": index % classes})
+    return rows

@@ -31,7 +31,15 @@ def merge(name: str, group: Group, **options) -> Tensor:
         group = replace(group, statistics=random_statistics(group, method.statistics))
     for survey in method.surveys(config):
         group = replace(group, surveyed=(*group.surveyed, survey(group, config)))
+    if method.learn is not None and "coefficient" in METHODS[name].config_class.model_fields:
+        group = replace(group, learnt=learnt_for(name, group, config))
     return method.kernel(group, config)
+
+
+def learnt_for(name: str, group: Group, config) -> Tensor:
+    """What the method has learnt before its first step."""
+    coefficients = torch.full((len(group.models),), config.coefficient)
+    return torch.cat([coefficients, torch.ones(group.base.numel())]) if name.startswith("concrete") else coefficients
 
 
 def random_statistics(group: Group, kind: str) -> tuple[Tensor, ...] | None:

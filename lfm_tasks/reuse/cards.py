@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from lfm_tasks.registry import Card
+from lfm_tasks.registry import Access, Card
 from lfm_tasks.reuse.adapters.cards import ADAPTER_CARDS
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
@@ -18,10 +16,24 @@ SINGULAR = "A singular value decomposition of every matrix of every task vector:
 WITH_STATISTICS = "Reads each model once and its statistics twice; the statistics are gathered once for all merges."
 SOLVES = "A linear system [in, in] in float64 for every linear layer: seconds for 100 M parameters on a CPU."
 THROUGH = "A forward pass of each row for every second layer, and a linear system for every linear layer; the result in memory."
+PER_STEP = "For each step a forward and a backward pass of each task's batch; beside the models, two more in float32 in memory."
+PER_MASK = "For each step a forward and a backward pass of each task's batch; beside the models, six more in float32 in memory."
 PRODUCTS = "A matrix product for every matrix and iteration: minutes for 100 M parameters on a CPU."
 
 
-def _card(name: str, title: str, implementation: str, config: str, paper: str, preconditions: str, cost: str) -> Card:
+UNLABELLED = "Base and fine-tunings of it; rows of each one's task, whose labels are not read."
+
+
+def _card(
+    name: str,
+    title: str,
+    implementation: str,
+    config: str,
+    paper: str,
+    preconditions: str,
+    cost: str,
+    access: tuple[Access, ...] = ("weights",),
+) -> Card:
     return Card(
         name=name,
         area="reuse",
@@ -30,7 +42,7 @@ def _card(name: str, title: str, implementation: str, config: str, paper: str, p
         config=f"lfm_tasks.reuse.methods.config:{config}",
         implementation=f"lfm_tasks.reuse.methods.{implementation}",
         paper=paper,
-        access=("weights",),
+        access=access,
         preconditions=preconditions,
         cost=cost,
     )
@@ -280,17 +292,55 @@ CARDS = (
         "Fine-tunings of one base, and statistics of each (gram).",
         SOLVES,
     ),
-    replace(
-        _card(
-            "regmean_plus_plus",
-            "RegMean++",
-            "regmean_plus_plus:REGMEAN_PLUS_PLUS",
-            "RegmeanPlusPlusConfig",
-            "Nguyen et al. 2025, RegMean++ (arXiv 2508.03121)",
-            "Fine-tunings of one base, and rows of each one's task; labels are not read.",
-            THROUGH,
-        ),
-        access=("weights", "activations"),
+    _card(
+        "regmean_plus_plus",
+        "RegMean++",
+        "regmean_plus_plus:REGMEAN_PLUS_PLUS",
+        "RegmeanPlusPlusConfig",
+        "Nguyen et al. 2025, RegMean++ (arXiv 2508.03121)",
+        "Fine-tunings of one base, and rows of each one's task; labels are not read.",
+        THROUGH,
+        ("weights", "activations"),
+    ),
+    _card(
+        "adamerging",
+        "AdaMerging",
+        "adamerging:ADAMERGING",
+        "AdamergingConfig",
+        "Yang et al. 2024, AdaMerging: Adaptive Model Merging for Multi-Task Learning (arXiv 2310.02575)",
+        UNLABELLED,
+        PER_STEP,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "adamerging_pp",
+        "AdaMerging++",
+        "adamerging:ADAMERGING_PP",
+        "AdamergingPpConfig",
+        "Yang et al. 2024, AdaMerging: Adaptive Model Merging for Multi-Task Learning (arXiv 2310.02575)",
+        UNLABELLED,
+        PER_STEP,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "concrete_task_arithmetic",
+        "Concrete task arithmetic",
+        "concrete:CONCRETE_TASK_ARITHMETIC",
+        "ConcreteTaskArithmeticConfig",
+        "Tang et al. 2023, Concrete Subspace Learning based Interference Elimination (arXiv 2312.06173)",
+        UNLABELLED,
+        PER_MASK,
+        ("weights", "gradients"),
+    ),
+    _card(
+        "concrete_adamerging",
+        "Concrete AdaMerging",
+        "concrete:CONCRETE_ADAMERGING",
+        "ConcreteAdamergingConfig",
+        "Tang et al. 2023, Concrete Subspace Learning based Interference Elimination (arXiv 2312.06173)",
+        UNLABELLED,
+        PER_MASK,
+        ("weights", "gradients"),
     ),
     *ADAPTER_CARDS,
 )

@@ -66,12 +66,18 @@ class MergeConfig(MethodChoice):
         description="Precision of the result; auto: as the base has it, or the first model without one. Sums are in float32 always.",
         json_schema_extra={"section": "Result"},
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of what is dropped at random.", json_schema_extra={"section": "Result"})
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of what is dropped at random, and of the order of the data.",
+        json_schema_extra={"section": "Result"},
+    )
     checkpoint_every: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Keep a checkpoint every so many tensors; 0 only when stopped.",
+        description="Keep a checkpoint every so many tensors, and steps of learning; 0 only when stopped.",
         json_schema_extra={"section": "Machine", "unit": "tensors", "cache": False},
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lfm_tasks.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from lfm_tasks.reuse.learning import Learning
+    from lfm_tasks.reuse.learning import Learning, Learnt
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MergeMethod:
     base: Literal["required", "optional", "ignored"]
     least: int = 1
     most: int | None = None
-    learn: Callable[[Learning, Any], Mapping[str, Tensor]] | None = None
+    learn: Callable[[Learning, Any], Learnt | Mapping[str, Tensor]] | None = None
     """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
     statistics: str | None = None
     """Kind of the statistics that the method takes, one for each model."""

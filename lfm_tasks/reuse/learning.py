@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lfm_tasks.errors import IncompatibleModels
-from lfm_tasks.models.forward import Batch, class_logits, stream
+from lfm_tasks.models.forward import Batch, class_logits, make_batch, stream
 from lfm_tasks.models.opening import check_labels, check_vocabulary, model_directory, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.step import Input, StepContext
+
+STATE = "learning.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class Task:
         """Batches of the rows without end, in an order keyed by ``seed`` and the rows' samples."""
         return stream(self.rows, batch_size, self.pad_token_id, seed, self.rows.sample_id[0])
 
+    def batches(self, batch_size: int, most: int) -> Iterator[dict[str, Tensor]]:
+        """The first ``most`` rows, once. They are in the order of their samples' hashes, so they are a random draw."""
+        places = range(min(most, len(self.rows)))
+        for start in range(0, len(places), batch_size):
+            yield make_batch(self.rows, places[start : start + batch_size], self.pad_token_id)
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -52,11 +63,47 @@ class Learning:
     """One for each model, in their order."""
     seed: int
     context: StepContext
+    checkpoint_every: int = 0
+    """Steps between two checkpoints; 0 keeps one only when stopped."""
 
     @property
     def merged(self) -> list[str]:
         """Names of the tensors that are merged; the others are the donor's."""
         return [one.name for one in self.planned if one.merged]
+
+    def donated(self) -> dict[str, Tensor]:
+        """The donor's tensors that are not merged, by name. A head that is kept is left out: each task is read with its own."""
+        donor, task = self.base or self.models[0], self.tasks[0]
+        backbone = f"{task.module.base_model_prefix}."
+        kept = {one.name: donor.read(one.name) for one in self.planned if not one.merged and (task.prefix + one.name).startswith(backbone)}
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
+
+    def report(self, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Progress of the learning, which the tensors' merge goes on from. Raises :class:`AttemptKilled` once a stop was asked for."""
+        self.context.report(done, steps + len(self.planned), metrics)
+
+    def keep(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """A checkpoint of the learning after ``step`` steps."""
+        self.context.checkpoints.save(step, lambda path: save_file(dict(state), path / STATE))
+
+    def kept(self) -> dict[str, Tensor]:
+        """The state in the job's newest checkpoint; empty where there is none."""
+        latest = self.context.checkpoints.latest()
+        return load_file(latest / STATE) if latest is not None and (latest / STATE).is_file() else {}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a method learnt: ``tensors`` for the kernel, by the merged tensors' names, and what a person should see of it."""
+
+    tensors: Mapping[str, Tensor]
+    steps: int = 0
+    """Units of progress; the tensors that are merged count from there, in reports and checkpoints."""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """Kept in every checkpoint of the merge: with it a resumed job need not learn again."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    figures: tuple[Path, ...] = ()
 
 
 def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) -> Task:

@@ -20,7 +20,7 @@ from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.group import MergeMethod
-from lfm_tasks.reuse.learning import Learning, Task, open_task
+from lfm_tasks.reuse.learning import Learning, Learnt, Task, open_task
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.statistics import open_statistics
 from lfm_tasks.reuse.streaming import Merge
@@ -42,7 +42,7 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     planned = plan(base, models, method, config.keep, dtype, context.workdir, [one.tensors for one in config.filters])
     statistics = open_statistics(config.method, method.statistics, all_of(inputs, "statistics"), models, planned)
     tasks = open_tasks(config, inputs, models)
-    learnt = method.learn(Learning(base, models, planned, tasks, config.seed, context), options) if method.learn else {}
+    learnt = learn(method, Learning(base, models, planned, tasks, config.seed, context, config.checkpoint_every), options)
     kept = config.checkpoint_every
     merge = Merge(base, models, planned, method, options, config.seed, context, kept, learnt, statistics, config.options_of)
     context.log(f"{config.method}: {len(models)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
@@ -50,7 +50,12 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     merge.run(directory)
     save_companions(merge.donor.directory, directory, dtype=None if config.dtype == "auto" else config.dtype)
     write_union(merge.donor, directory)
-    return Outcome(outputs={"model": Output("model", directory)}, metrics=_metrics(merge, began), summary=_summary(config, merge))
+    return Outcome(
+        outputs={"model": Output("model", directory)},
+        metrics=_metrics(merge, began) | dict(learnt.metrics),
+        summary=_summary(config, merge) | dict(learnt.summary),
+        figures=learnt.figures,
+    )
 
 
 def _check_combination(config: MergeConfig, method: MergeMethod, options: Any) -> None:
@@ -88,6 +93,11 @@ def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequenc
         )
     datasets = datasets if len(datasets) == len(sources) else datasets * len(sources)
     return [open_task(*one, config.split) for one in zip(sources, models, datasets, strict=True)]
+
+
+def learn(method: MergeMethod, learning: Learning, options: Any) -> Learnt:
+    learnt = method.learn(learning, options) if method.learn else {}
+    return learnt if isinstance(learnt, Learnt) else Learnt(learnt)
 
 
 def _metrics(merge: Merge, began: float) -> dict[str, float]:

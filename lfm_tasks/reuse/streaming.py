@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
+from lfm_tasks.reuse.learning import STATE, Learnt
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.reuse.statistics import ModelStatistics
 from lfm_tasks.reuse.writing import Writer
@@ -39,7 +40,7 @@ class Merge:
         seed: int,
         context: StepContext,
         checkpoint_every: int = 0,
-        learnt: Mapping[str, Tensor] | None = None,
+        learnt: Learnt | None = None,
         statistics: Sequence[ModelStatistics] = (),
         options_of: Callable[[str, float], Any] | None = None,
     ) -> None:
@@ -49,7 +50,7 @@ class Merge:
         self.options_of = options_of or (lambda name, depth: options)
         self.donor = base or models[0]
         self.planned = sorted(planned, key=lambda one: (one.file, one.name))
-        self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or {}
+        self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or Learnt({})
         self.statistics = statistics
         self.surveyed: tuple[Tensor, ...] = ()
         self.finished: set[str] = set()
@@ -95,7 +96,7 @@ class Merge:
                     self.finished.add(one.name)
                     if self.checkpoint_every and len(self.finished) % self.checkpoint_every == 0:
                         self._save(directory)
-                    self.context.report(len(self.finished), total)
+                    self.context.report(self.learnt.steps + len(self.finished), self.learnt.steps + total)
         except AttemptKilled as killed:
             self._save(directory)
             raise AttemptKilled(f"{killed} {len(self.finished)} of {total} tensors are kept; the same job goes on from there.") from None
@@ -121,7 +122,7 @@ class Merge:
             dtype=one.dtype,
             seed=self.seed,
             depth=one.depth,
-            learnt=self.learnt.get(one.name),
+            learnt=self.learnt.tensors.get(one.name),
             statistics=tuple(found.read(one.name) for found in statistics) or None,
             input_axis=statistics[0].input_axis(one.name) if statistics else 1,
             surveyed=self.surveyed,
@@ -146,16 +147,22 @@ class Merge:
                     future.cancel()
 
     def _save(self, directory: Path) -> None:
-        """A checkpoint of what is written; the files' pages are the source, so it costs no memory."""
+        """A checkpoint of what is written; the files' pages are the source, so it costs no memory. It holds what was learnt too."""
         if not self.finished:
             return
         opened = {file: safe_open(directory / file, framework="pt") for file in {one.file for one in self.planned}}
         tensors = {one.name: opened[one.file].get_tensor(one.name) for one in self.planned if one.name in self.finished}
-        self.context.checkpoints.save(len(self.finished), lambda path: save_file(tensors, path / FINISHED))
+
+        def write(path: Path) -> None:
+            save_file(tensors, path / FINISHED)
+            if self.learnt.state:
+                save_file(dict(self.learnt.state), path / STATE)
+
+        self.context.checkpoints.save(self.learnt.steps + len(self.finished), write)
 
     def _resume(self, writer: Writer) -> None:
         latest = self.context.checkpoints.latest()
-        if latest is None:
+        if latest is None or not (latest / FINISHED).is_file():
             return
         with safe_open(latest / FINISHED, framework="pt") as kept:
             for name in kept.keys():  # noqa: SIM118 (safe_open is no mapping)

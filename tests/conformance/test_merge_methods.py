@@ -15,9 +15,9 @@ from tests.groups import merge, models_for, random_group
 
 NAMES = [card.name for card in methods_of("merge")]
 SHAPES = [(24, 16), (7,), (), (5, 1), (1, 5), (0,), (0, 4), (3, 4, 5)]
-EVERYTHING = {"density": 1, "drop_rate": 0, "shallow": 1, "alpha": 0}
+EVERYTHING = {"density": 1, "drop_rate": 0, "shallow": 1, "alpha": 0, "coefficient": 1}
 """Values with which a method of task vectors changes none of them."""
-NOTHING = {"scale": 0, "shallow": 0, "deep": 0}
+NOTHING = {"scale": 0, "shallow": 0, "deep": 0, "coefficient": 0}
 NOT_THE_EXPERT = {"iso_c", "iso_cts"}
 """They make the singular values equal, so one expert is not itself afterwards."""
 

@@ -195,3 +195,50 @@ class RegmeanPlusPlusConfig(RegmeanConfig):
 class WudiConfig(Config):
     adam_steps: int = Field(300, ge=0, le=100_000, description="Steps of Adam.")
     learning_rate: float = Field(1e-5, gt=0, le=10, description="Learning rate of Adam.")
+
+
+class AdaptationConfig(Config):
+    """Learning without labels, on batches of every task."""
+
+    coefficient: float = Field(
+        0.3, ge=-10, le=10, description="Coefficient of every task vector; where coefficients are learnt, their start."
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="Rows of each task in a step.")
+    check_every: int = Field(100, ge=1, le=1_000_000, description="Steps between two looks at 256 rows of each task for signs of collapse.")
+    on_collapse: Literal["warn", "stop", "revert"] = Field(
+        "warn",
+        description="Where a task's predictions go to few classes: warn and go on, stop there, or go back to the last look without it.",
+    )
+
+
+class AdamergingConfig(AdaptationConfig):
+    granularity: Literal["tensor", "task"] = Field(
+        "tensor", description="A coefficient for each tensor of each task vector (layer-wise), or one for each task vector (task-wise)."
+    )
+    steps: int = Field(1000, ge=0, le=1_000_000, description="Steps of Adam on the coefficients.")
+    step_size: float = Field(1e-3, gt=0, le=10, description="Learning rate of Adam on the coefficients.")
+    bounded: bool = Field(False, description="Keep the coefficients between 0 and 1.")
+
+
+class AdamergingPpConfig(AdamergingConfig):
+    density: float = DENSITY
+
+
+class ConcreteConfig(AdaptationConfig):
+    temperature: float = Field(0.5, gt=0, le=100, description="Of the binary concrete distribution; lower is nearer to masks of 0 and 1.")
+    mask_steps: int = Field(1000, ge=0, le=1_000_000, description="Steps of Adam on the mask.")
+    mask_step_size: float = Field(1e-3, gt=0, le=10, description="Learning rate of Adam on the mask's logits.")
+    mask: Literal["median", "sampled"] = Field(
+        "median", description="Mask of the result: the median of its distribution, or a draw keyed by the seed."
+    )
+
+
+class ConcreteTaskArithmeticConfig(ConcreteConfig):
+    """The coefficient stays as it is."""
+
+
+class ConcreteAdamergingConfig(ConcreteConfig, AdamergingConfig):
+    inner_optimizer: Literal["sgd", "adam"] = Field(
+        "sgd", description="How the coefficients answer a mask, by one step from their start; Adam's first step is the gradient's sign."
+    )
+    inner_step_size: float = Field(0.1, gt=0, le=10, description="Learning rate of that step.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,9 @@ from lfm_tasks.reuse.methods.task_vectors import Sparsify, merge_task_vectors
 
 def ties(group: Group, options: TiesConfig) -> Tensor:
     """Keeps max(1, int(density * N)) elements of the tensor or of the whole model, and those equal to the smallest kept."""
-    thresholds = _global(group, options) if options.trim == "global" else _per_tensor(group, options)
+    least = _global(group, options) if options.trim == "global" else thresholds(group.base, group.models, options.density)
     weights = options.weights_of(len(group.models))
-    return merge_task_vectors(group, weights, options.scale, [keep_from(t) for t in thresholds], options.elect, options.combine)
+    return merge_task_vectors(group, weights, options.scale, [keep_from(one) for one in least], options.elect, options.combine)
 
 
 def keep_from(least: float) -> Sparsify:
@@ -34,10 +36,11 @@ def kept(density: float, elements: int) -> int:
     return max(1, int(density * elements))
 
 
-def _per_tensor(group: Group, options: TiesConfig) -> list[float]:
-    if options.density == 1 or not group.base.numel():
-        return [0.0] * len(group.models)
-    return [largest(group.base, model, kept(options.density, model.numel()))[0] for model in group.models]
+def thresholds(base: Tensor, models: Sequence[Tensor], density: float) -> list[float]:
+    """The magnitude of the smallest kept element of each model's task vector of one tensor."""
+    if density == 1 or not base.numel():
+        return [0.0] * len(models)
+    return [largest(base, model, kept(density, model.numel()))[0] for model in models]
 
 
 def _global(group: Group, options: TiesConfig) -> list[float]:
