@@ -1,0 +1,1 @@
+"""Models whose weights depend on the input: one file per kind of mixture."""
