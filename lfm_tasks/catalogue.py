@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from lfm_tasks.registry import Card, Registry
 from lfm_tasks.reuse.cards import CARDS as REUSE
+from lfm_tasks.reuse.mixtures.cards import CARDS as MIXTURES
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *REUSE):
+for _card in (*TUNING, *REUSE, *MIXTURES):
     METHODS.add(_card)
 
 

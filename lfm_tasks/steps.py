@@ -57,6 +57,26 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="mix",
+        title="Mix",
+        config="lfm_tasks.reuse.mixtures.config:MixConfig",
+        run="lfm_tasks.reuse.mixtures.mix:run",
+        inputs={
+            "models": InputSpec(("model",), "Models of one architecture and vocabulary, in order.", many=True),
+            "base": InputSpec(("model",), "Model that they were made from."),
+            "datasets": InputSpec(
+                ("dataset",),
+                "Prepared data set of each model's task, in order; for methods that learn from data.",
+                required=False,
+                many=True,
+            ),
+        },
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",

@@ -45,6 +45,12 @@ class MergeOperator(StepOperator):
     step = "merge"
 
 
+class MixOperator(StepOperator):
+    """Several models to one whose experts answer each input in their own measure."""
+
+    step = "mix"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
