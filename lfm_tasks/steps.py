@@ -77,6 +77,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="unload",
+        title="Unload",
+        config="lfm_tasks.reuse.mixtures.config:UnloadConfig",
+        run="lfm_tasks.reuse.mixtures.unload:run",
+        inputs={"model": InputSpec(("model",), "Mixture whose weights do not depend on its input.")},
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse.mixtures", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="evaluate",
         title="Evaluate",
         config="lfm_tasks.evaluation.config:EvaluateConfig",

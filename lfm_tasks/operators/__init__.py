@@ -16,6 +16,7 @@ from lfm_tasks.operators.steps import (
     PromoteOperator,
     RollbackOperator,
     TuneOperator,
+    UnloadOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
@@ -42,4 +43,5 @@ __all__ = [
     "SelectOperator",
     "TidyOperator",
     "TuneOperator",
+    "UnloadOperator",
 ]

@@ -51,6 +51,12 @@ class MixOperator(StepOperator):
     step = "mix"
 
 
+class UnloadOperator(StepOperator):
+    """A plain model of a mixture."""
+
+    step = "unload"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

@@ -46,3 +46,34 @@ class SmileConfig(Config):
     others: Literal["base", "average"] = Field(
         "base", description="Whose tensors outside of the mixed layers are taken: the base's, or the average of the models'."
     )
+
+
+class TrainedConfig(Config):
+    initial: float = Field(0.3, ge=-10, le=10, description="Weight of every expert before training, and scale of what is not mixed.")
+    steps: int = Field(1000, ge=0, le=1_000_000, description="Training steps; each takes a batch of every task.")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Step size of Adam on the routers.")
+    batch_size: int = Field(16, ge=1, le=4096, description="Rows of each task in a step.")
+
+
+class WemoeConfig(TrainedConfig):
+    router_depth: int = Field(1, ge=0, le=2, description="Linear layers of a router; with 0 it does not look at its input.")
+
+
+class EWemoeConfig(WemoeConfig):
+    density: float = Field(0.1, gt=0, le=1, description="Share of each task vector that is kept, the largest by magnitude.")
+
+
+class ParetoConfig(TrainedConfig):
+    router_depth: int = Field(1, ge=1, le=2, description="Linear layers of a router; with 0 it does not look at its input.")
+    scalarisation: Literal["linear", "epo"] = Field(
+        "linear", description="How the tasks' losses become one: their sum weighted by the preference, or exact Pareto optimality (EPO)."
+    )
+    preference: list[float] = Field(
+        [], max_length=MAX_EXPERTS, description="Share of each task, in the models' order, as which the mixture is opened; none: equal."
+    )
+
+
+class UnloadConfig(Config):
+    preference: list[float] = Field(
+        [], max_length=MAX_EXPERTS, description="Share of each task, for pareto_moe; none takes the preference that it was mixed with."
+    )

@@ -41,13 +41,7 @@ class Mixing:
 
     @cached_property
     def skeleton(self) -> PreTrainedModel:
-        """The base's architecture without its weights."""
-        config = read_config(self.base.directory)
-        architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], None)
-        with torch.device("meta"):
-            if isinstance(architecture, type) and issubclass(architecture, PreTrainedModel):
-                return architecture(config)
-            return AutoModel.from_config(config)
+        return skeleton(self.base.directory)
 
     @cached_property
     def mergeable(self) -> set[str]:
@@ -76,6 +70,16 @@ class Mixing:
         for name in names:
             result[name] = (wide(result[name]) + scale * self.differences(name).sum(0)).to(result[name].dtype)
         return result
+
+
+def skeleton(directory: Path) -> PreTrainedModel:
+    """The architecture of a model directory without its weights."""
+    config = read_config(directory)
+    architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], None)
+    with torch.device("meta"):
+        if isinstance(architecture, type) and issubclass(architecture, PreTrainedModel):
+            return architecture(config)
+        return AutoModel.from_config(config)
 
 
 def wide(tensor: Tensor) -> Tensor:
