@@ -63,4 +63,14 @@ CARDS = (
         "Fine-tunings of one base; labelled rows of each task.",
         "Some hundred trained parameters. A plain model for each preference comes from it by the step unload, at no cost in inference.",
     ),
+    _card(
+        "upcycle",
+        "Dense to mixture of experts",
+        "upcycle:UPCYCLE",
+        "UpcycleConfig",
+        "Komatsuzaki et al. 2023, Sparse Upcycling (arXiv 2212.05055); of several models: Goddard et al. 2024 (arXiv 2403.13257)",
+        ("weights", "activations", "text"),
+        "Llama or Mistral decoders without biases; rows of each task for gate=hidden only.",
+        "A Mixtral that any client opens, with the feed-forwards of every expert; streams tensor by tensor.",
+    ),
 )

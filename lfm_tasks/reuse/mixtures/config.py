@@ -73,6 +73,15 @@ class ParetoConfig(TrainedConfig):
     )
 
 
+class UpcycleConfig(Config):
+    gate: Literal["hidden", "random", "uniform"] = Field(
+        "uniform",
+        description="How tokens find their experts: by the mean hidden state of each task's prompts (needs data), at random, or all alike.",
+    )
+    experts_per_token: int = Field(2, ge=1, le=MAX_EXPERTS, description="Experts that answer each token.")
+    rows: int = Field(64, ge=1, le=100_000, description="Rows of each task behind its mean hidden state.")
+
+
 class UnloadConfig(Config):
     preference: list[float] = Field(
         [], max_length=MAX_EXPERTS, description="Share of each task, for pareto_moe; none takes the preference that it was mixed with."
