@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test bench lint
+.PHONY: demo demo-merge up test bench effect lint
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo
+
+demo-merge: $(READY)
+	$(BIN)/python -m lfm_tasks.cli demo merge
 
 up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up
@@ -21,6 +24,10 @@ bench: $(READY)
 	@set -e; for file in $(or $(NAME:%=tests/benchmarks/bench_%.py),$(sort $(wildcard tests/benchmarks/bench_*.py))); do \
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
+
+# make effect NAME=adaptation, merging: what a method gains, over three seeds
+effect: $(READY)
+	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py
 
 lint: $(READY)
 	$(BIN)/ruff check .

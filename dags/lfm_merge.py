@@ -1,4 +1,4 @@
-"""Merge models, and measure every source and the result on every source's task."""
+"""Merge models by one method or several, and measure every source and result on every source's task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from lfm_tasks.operators import (
     PlanEvaluationsOperator,
     PlanGatesOperator,
     PlanMergeOperator,
+    PlanMergesOperator,
     PrepareOperator,
 )
-from lfm_tasks.operators.params import reference_param, references_param, step_params
+from lfm_tasks.operators.params import methods_param, reference_param, references_param, step_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
@@ -32,8 +33,9 @@ classes on one bare base are merged below their heads; on each task everybody is
 Leave the fields of *prepare* as they were when the models were tuned, so that the held-out rows are rows that no model has learnt.
 
 *compare* makes one table: the metric by task with intervals, its share of each task's own model, CPU seconds and memory of the
-merge. *gate* is asked once for each task, against the champion of the form, or the base: one verdict over all tasks would let
-a gain on a big task hide a loss on a small one.
+merges. Give *other methods* to have several in it; one that fails does not stop the others. *gate* is asked once for each task about
+the form's method, against the champion of the form, or the base: one verdict over all tasks would let a gain on a big task hide a
+loss on a small one.
 """,
     schedule=None,
     catchup=False,
@@ -54,6 +56,11 @@ a gain on a big task hide a loss on a small one.
         "champion": reference_param("models", None, "Champion", "What the result is compared with by the gate; empty for the base."),
         **step_params("prepare", defaults={"task": "classification", "text_column": "text", "label_column": "label"}),
         **step_params("merge", defaults={"method": "task_arithmetic"}),
+        "also": methods_param(
+            "merge",
+            "Other methods",
+            "Methods to compare with, each with its defaults. They are in the table; the gate judges the one above.",
+        ),
         **step_params("evaluate"),
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
@@ -61,16 +68,20 @@ a gain on a big task hide a loss on a small one.
 ) as dag:
     plan = PlanMergeOperator(task_id="plan")
     prepare = PrepareOperator.partial(task_id="prepare", **HEAVY).expand(inputs=plan.output)
-    merge = MergeOperator(
-        task_id="merge", references={"base": "{base}"}, inputs={"models": plan.output["models"]}, outlets=[NEW_MODEL], **HEAVY
+    merges = PlanMergesOperator(task_id="merges", prepare_task="prepare")
+    merge = MergeOperator.partial(task_id="merge", references={"base": "{base}"}, outlets=[NEW_MODEL], **HEAVY).expand_kwargs(merges.output)
+    evaluations = PlanEvaluationsOperator(
+        task_id="evaluations", prepare_task="prepare", merge_task="merge", trigger_rule="all_done_min_one_success"
     )
-    evaluations = PlanEvaluationsOperator(task_id="evaluations", prepare_task="prepare", merged=merge.output["model"])
     evaluate = EvaluateOperator.partial(task_id="evaluate", **HEAVY).expand(inputs=evaluations.output)
-    compare = CompareOperator(task_id="compare", cells=evaluations.output["cells"], merged=merge.output, evaluate_task="evaluate")
+    compare = CompareOperator(
+        task_id="compare", cells=evaluations.output["cells"], subjects=evaluations.output["subjects"], evaluate_task="evaluate"
+    )
     gates = PlanGatesOperator(task_id="gates", cells=evaluations.output["cells"], evaluate_task="evaluate")
     gate = GateOperator.partial(task_id="gate").expand(inputs=gates.output)
     finish = FinishRunOperator(task_id="finish")
 
+    prepare >> merges
     [prepare, merge] >> evaluations
     evaluate >> [compare, gates]
     [compare, gate] >> finish.as_teardown()

@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def run_here(job: Job) -> JobResult:
-    """Run ``job`` in this process, which a signal stops in an orderly way."""
+    """Run ``job`` in this process, which a signal stops in an orderly way; what it says on the way goes to standard error."""
     from lfm_tasks.runner.run import run_job
     from lfm_tasks.runner.stopping import StopSignal
 
     stop = StopSignal()
     stop.install()
-    return run_job(job, settings(), stop)
+    with redirect_stdout(sys.stderr):
+        return run_job(job, settings(), stop)
 
 
 def _print_result(result: JobResult) -> None:
@@ -121,7 +123,7 @@ def _run_job(options: argparse.Namespace) -> int:
             _write_whole(options.opened, json.dumps(opened))
 
     try:
-        with ranks.leading():
+        with ranks.leading(), nullcontext() if options.result else redirect_stdout(sys.stderr):
             result, code = run_job(_read_job(options.job), settings(), stop, remember), 0
     except LfmError as error:
         state = "killed" if isinstance(error, AttemptKilled) else "failed"

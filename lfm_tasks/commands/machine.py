@@ -18,7 +18,8 @@ from lfm_tasks.settings import settings
 def register(commands: Any) -> None:
     up = commands.add_parser("up", help="start PostgreSQL, MLflow and Airflow here, in the foreground")
     up.set_defaults(call=_up)
-    demo = commands.add_parser("demo", help="run the main job on the starter model and data, then stop everything")
+    demo = commands.add_parser("demo", help="run a job on the starter models and data, then stop everything")
+    demo.add_argument("name", nargs="?", choices=("adapt", "merge"), default="adapt", help="adapt a decoder, or merge four classifiers")
     demo.set_defaults(call=_demo)
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and the command that mends it")
     doctor.add_argument("--json", action="store_true")
@@ -36,6 +37,10 @@ DEMO = {"promote_approval": "never", "tune_max_steps": 120}
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if options.name == "merge":
+        from lfm_tasks.stack.demo_merge import demo_merge
+
+        return demo_merge(settings())
     from lfm_tasks.stack.demo import demo
 
     return demo(settings(), conf=DEMO)

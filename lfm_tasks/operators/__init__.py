@@ -2,7 +2,13 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.merging import CompareOperator, PlanEvaluationsOperator, PlanGatesOperator, PlanMergeOperator
+from lfm_tasks.operators.merging import (
+    CompareOperator,
+    PlanEvaluationsOperator,
+    PlanGatesOperator,
+    PlanMergeOperator,
+    PlanMergesOperator,
+)
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
@@ -34,6 +40,7 @@ __all__ = [
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
     "PlanMergeOperator",
+    "PlanMergesOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",
     "PrepareOperator",

@@ -1,4 +1,4 @@
-"""A merge, measured: every source and the result on every source's task."""
+"""Merges, measured: every source and every result on every source's task."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from lfm_tasks.errors import ConfigError
+from lfm_tasks.catalogue import METHODS, methods_of
+from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
 from lfm_tasks.runner.job import Job, numbered_inputs
 
-RESULT = "merged"
 BASE = "base"
 CHAMPION = "champion"
 
 
 class PlanMergeOperator(BaseOperator):
-    """Inputs of *prepare*, one for each of the Param ``data``; hands on ``models``, the references to merge."""
+    """Inputs of *prepare*, one for each of the Param ``data``."""
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
         try:
             check_params(params, context["dag"].params)
-            plan = sources(params)
+            methods(params)
+            return sources(params)
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        context["ti"].xcom_push(key="models", value=list(params["models"]))
-        return plan
+
+
+def methods(params: Mapping[str, Any]) -> list[str]:
+    """The method of the form, whose result the gate judges, then the others. Raises :class:`ConfigError` for one named twice."""
+    known = [card.name for card in methods_of("merge")]
+    if unknown := [name for name in params["also"] if name not in known]:
+        raise ConfigError(f"also: {unknown_name('method', unknown[0], known)}")
+    named = [params["merge_method"], *params["also"]]
+    if len(set(named)) < len(named):
+        raise ConfigError(f"also names a method twice, or the one that the form has: {', '.join(named)}. Give each once.")
+    return named
 
 
 def sources(params: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -55,74 +65,110 @@ def expert_of(task: str) -> str:
     return f"{task} expert"
 
 
-class PlanEvaluationsOperator(BaseOperator):
-    """Inputs of *evaluate*: base, champion, experts and result on every task; hands on ``cells``, whose they are.
+class PlanMergesOperator(BaseOperator):
+    """What *merge* is given for each method: the form's options for the form's method, the others have their defaults.
 
-    Classifiers are measured with the head of the task's own expert (Param ``heads``).
-
-    :param prepare_task: id of the mapped prepare task.
-    :param merged: address of the result.
+    :param prepare_task: id of the mapped prepare task; its data sets go to methods that learn from data.
     """
 
-    template_fields = ("merged",)
-
-    def __init__(self, *, prepare_task: str, merged: Any, **kwargs: Any) -> None:
+    def __init__(self, *, prepare_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.prepare_task, self.merged = prepare_task, merged
+        self.prepare_task = prepare_task
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        params = dict(context["params"])
+        return merges(params, mapped_outputs(context, self.prepare_task, "dataset", len(params["data"])))
+
+
+def merges(params: Mapping[str, Any], datasets: list[str]) -> list[dict[str, Any]]:
+    plan = []
+    for place, method in enumerate(methods(params)):
+        inputs: dict[str, Any] = {"models": list(params["models"])}
+        if set(METHODS[method].access) != {"weights"}:
+            inputs["datasets"] = datasets
+        plan.append({"config": {"method": method, "options": {}} if place else {}, "inputs": inputs})
+    return plan
+
+
+class PlanEvaluationsOperator(BaseOperator):
+    """Inputs of *evaluate*: base, champion, experts and results on every task.
+
+    Hands on ``cells``, whose they are, and ``subjects``. Classifiers are measured with the head of the task's own expert (Param
+    ``heads``). A method that failed is left out, but for the one that the gate judges.
+
+    :param prepare_task: id of the mapped prepare task.
+    :param merge_task: id of the mapped merge task.
+    """
+
+    def __init__(self, *, prepare_task: str, merge_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prepare_task, self.merge_task = prepare_task, merge_task
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
+        named = methods(params)
         datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
-        cells, inputs = evaluations(params, datasets, self.merged)
+        made = context["ti"].xcom_pull(task_ids=self.merge_task, map_indexes=range(len(named)))
+        results = {name: one for name, one in zip(named, made, strict=True) if one}
+        if None in datasets or named[0] not in results:
+            raise AirflowFailException(
+                f"The merge by {named[0]}, which the gate judges, or the data of a task is not there. See their logs."
+            )
+        cells, inputs = evaluations(params, datasets, {name: one["outputs"]["model"] for name, one in results.items()})
         context["ti"].xcom_push(key="cells", value=cells)
+        context["ti"].xcom_push(key="subjects", value=subjects(cells, {name: one["metrics"] for name, one in results.items()}))
         return inputs
 
 
-def evaluations(params: Mapping[str, Any], datasets: list[str], merged: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The comparison's cells and the inputs of the evaluations behind them, task by task."""
+def evaluations(
+    params: Mapping[str, Any], datasets: list[str], results: Mapping[str, str]
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The comparison's cells and the inputs of the evaluations behind them, task by task; ``results`` are addresses by method."""
     tasks, cells, inputs = task_names(params["data"]), [], []
-    subjects = {expert_of(task): model for task, model in zip(tasks, params["models"], strict=True)}
     others = {name: params[name] for name in (BASE, CHAMPION) if params[name]}
-    subjects = {**others, **subjects, RESULT: merged}
+    experts = {expert_of(task): model for task, model in zip(tasks, params["models"], strict=True)}
     for task, dataset, expert in zip(tasks, datasets, params["models"], strict=True):
-        for name, model in subjects.items():
+        for name, model in {**others, **experts, **results}.items():
             own_head = not params["heads"] or name == expert_of(task)
             cells.append({"subject": name, "task": task})
             inputs.append({"model": model, "dataset": dataset, **({} if own_head else {"head": expert})})
     return cells, inputs
 
 
+def subjects(cells: list[dict[str, str]], costs: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The subjects of ``cells``; ``costs`` are the metrics of the steps that made the results."""
+    known: dict[str, dict[str, Any]] = {name: {"role": "base"} for name in (BASE, CHAMPION)}
+    known |= {expert_of(cell["task"]): {"role": "expert", "expert_of": cell["task"]} for cell in cells}
+    for name, metrics in costs.items():
+        known[name] = {"role": "result", **{one: metrics[one] for one in COSTS if one in metrics}}
+    return [{"name": name, **known[name]} for name in dict.fromkeys(cell["subject"] for cell in cells)]
+
+
+COSTS = ("cpu_seconds", "peak_memory_bytes", "extra_parameters")
+
+
 class CompareOperator(StepOperator):
     """The table of the mapped evaluations.
 
     :param cells: whose the evaluations are, in the order of the mapping.
-    :param merged: the merge task's result, which has its cost.
+    :param subjects: who was measured.
     """
 
     step = "compare"
-    template_fields = (*StepOperator.template_fields, "cells", "merged")
+    template_fields = (*StepOperator.template_fields, "cells", "subjects")
 
-    def __init__(self, *, cells: Any, merged: Any, evaluate_task: str, **kwargs: Any) -> None:
+    def __init__(self, *, cells: Any, subjects: Any, evaluate_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cells, self.merged, self.evaluate_task = cells, merged, evaluate_task
+        self.cells, self.subjects, self.evaluate_task = cells, subjects, evaluate_task
 
     def job(self, context: Context) -> Job:
-        reports = mapped_outputs(context, self.evaluate_task, "report", len(self.cells))
-        self.config = {"subjects": subjects(self.cells, self.merged["metrics"]), "cells": list(self.cells)}
-        self.inputs = numbered_inputs({"reports": reports})
+        self.config = {"subjects": list(self.subjects), "cells": list(self.cells)}
+        self.inputs = numbered_inputs({"reports": mapped_outputs(context, self.evaluate_task, "report", len(self.cells))})
         return super().job(context)
 
 
-def subjects(cells: list[dict[str, str]], metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The subjects of ``cells``; ``metrics`` are those of the step that made the result."""
-    cost = {name: metrics.get(name) for name in ("cpu_seconds", "peak_memory_bytes")}
-    known = {BASE: {"role": "base"}, CHAMPION: {"role": "base"}, RESULT: {"role": "result", **cost}}
-    known |= {expert_of(cell["task"]): {"role": "expert", "expert_of": cell["task"]} for cell in cells}
-    return [{"name": name, **known[name]} for name in dict.fromkeys(cell["subject"] for cell in cells)]
-
-
 class PlanGatesOperator(BaseOperator):
-    """Inputs of *gate*, one for each task: the result's report and that of the champion, or of the base without one."""
+    """Inputs of *gate*, one for each task: the report of the form's method and that of the champion, or of the base without one."""
 
     template_fields = ("cells",)
 
@@ -132,14 +178,14 @@ class PlanGatesOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         reports = mapped_outputs(context, self.evaluate_task, "report", len(self.cells))
-        return gates(self.cells, reports)
+        return gates(self.cells, reports, context["params"]["merge_method"])
 
 
-def gates(cells: list[dict[str, str]], reports: list[str]) -> list[dict[str, str]]:
+def gates(cells: list[dict[str, str]], reports: list[str], judged: str) -> list[dict[str, str]]:
     """Empty where there is neither a champion nor a base."""
     found = {(cell["task"], cell["subject"]): report for cell, report in zip(cells, reports, strict=True)}
     pairs = []
     for task in dict.fromkeys(cell["task"] for cell in cells):
         if rival := found.get((task, CHAMPION)) or found.get((task, BASE)):
-            pairs.append({"challenger": found[task, RESULT], "champion": rival})
+            pairs.append({"challenger": found[task, judged], "champion": rival})
     return pairs

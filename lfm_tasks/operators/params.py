@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from lfm_tasks.catalogue import methods_of
 from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.form import form_fields
 from lfm_tasks.proposals import What, proposals
@@ -72,4 +73,20 @@ def references_param(title: str, description: str, *, section: str = "What to wo
         title=title,
         description=f"{description} Each is {REFERENCE}",
         section=section,
+    )
+
+
+def methods_param(step: str, title: str, description: str) -> Param:
+    """A choice of several methods of a step; none at first."""
+    cards = methods_of(step)
+    return Param(
+        [],
+        type="array",
+        items={"type": "string"},
+        maxItems=len(cards),
+        title=title,
+        description=description,
+        examples=[card.name for card in cards],
+        values_display={card.name: card.title for card in cards},
+        section=f"{STEPS[step].title}: Method",
     )

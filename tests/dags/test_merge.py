@@ -5,20 +5,23 @@ from __future__ import annotations
 import pytest
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.operators.merging import evaluations, gates, sources, task_names
+from lfm_tasks.operators.merging import evaluations, gates, merges, methods, sources, task_names
 from tests.dags.conftest import of_task
 from tests.experts import make_experts
 
 
 def test_a_merge_of_one_expert_with_weight_1_is_that_expert_on_its_task(run_dag, tmp_path):
-    conf = {**make_experts(tmp_path), "merge_weights": [1.0, 0.0], "merge_normalize": False, "merge_method": "linear"}
+    weights = {"merge_method": "linear", "merge_weights": [1.0, 0.0], "merge_normalize": False}
+    conf = {**make_experts(tmp_path), **weights, "also": ["uniform_soup", "expo"]}
     state, states, records = run_dag("lfm_merge", conf)
     assert state == "success", states
     found = of_task(records, "compare")["summary"]
     by_name = {one["name"]: one for one in found["subjects"]}
-    assert list(by_name) == ["base", "topics.jsonl expert", "moods.jsonl expert", "merged"]
-    assert by_name["merged"]["tasks"]["topics.jsonl"] == by_name["topics.jsonl expert"]["tasks"]["topics.jsonl"]
-    assert by_name["merged"]["cpu_seconds"] > 0 and by_name["merged"]["on_front"]
+    assert list(by_name) == ["base", "topics.jsonl expert", "moods.jsonl expert", "linear", "uniform_soup"]
+    assert by_name["linear"]["tasks"]["topics.jsonl"] == by_name["topics.jsonl expert"]["tasks"]["topics.jsonl"]
+    assert by_name["linear"]["cpu_seconds"] > 0
+    assert any(by_name[name]["on_front"] for name in ("linear", "uniform_soup"))
+    assert states["merge[2]"] == "failed"  # expo takes one model: it is left out, the others are measured
     assert sum(record["step"] == "gate" for record in records) == 2
 
 
@@ -36,21 +39,34 @@ def test_each_model_has_a_data_set_and_there_are_two():
 
 def test_everybody_but_the_tasks_own_expert_borrows_its_head():
     params = {"models": ["a", "b"], "data": ["x", "y"], "base": "z", "champion": None, "heads": True}
-    cells, inputs = evaluations(params, ["X", "Y"], "m")
-    assert [cell["subject"] for cell in cells] == ["base", "x expert", "y expert", "merged"] * 2
+    cells, inputs = evaluations(params, ["X", "Y"], {"ties": "m"})
+    assert [cell["subject"] for cell in cells] == ["base", "x expert", "y expert", "ties"] * 2
     assert inputs[:4] == [
         {"model": "z", "dataset": "X", "head": "a"},
         {"model": "a", "dataset": "X"},
         {"model": "b", "dataset": "X", "head": "a"},
         {"model": "m", "dataset": "X", "head": "a"},
     ]
-    assert all("head" not in one for one in evaluations({**params, "heads": False}, ["X", "Y"], "m")[1])
+    assert all("head" not in one for one in evaluations({**params, "heads": False}, ["X", "Y"], {"ties": "m"})[1])
+
+
+def test_each_method_is_merged_by_once_the_others_with_their_defaults():
+    params = {"models": ["a", "b"], "merge_method": "ties", "also": ["linear"]}
+    inputs = {"models": ["a", "b"]}
+    assert merges(params, ["X", "Y"]) == [
+        {"config": {}, "inputs": inputs},
+        {"config": {"method": "linear", "options": {}}, "inputs": inputs},
+    ]
+    with pytest.raises(ConfigError, match="also: Unknown method 'lienar'. Did you mean 'linear'"):
+        methods({**params, "also": ["lienar"]})
+    with pytest.raises(ConfigError, match="also names a method twice, or the one that the form has: ties, ties"):
+        methods({**params, "also": ["ties"]})
 
 
 def test_the_gate_is_asked_on_each_task_about_the_champion_else_the_base():
-    cells = [{"subject": name, "task": task} for task in ("x", "y") for name in ("base", "champion", "x expert", "merged")]
-    pairs = gates(cells, list("abcdefgh"))
-    assert pairs == [{"challenger": "d", "champion": "b"}, {"challenger": "h", "champion": "f"}]
+    cells = [{"subject": name, "task": task} for task in ("x", "y") for name in ("base", "champion", "x expert", "linear", "ties")]
+    pairs = gates(cells, list("abcdefghij"), "ties")
+    assert pairs == [{"challenger": "e", "champion": "b"}, {"challenger": "j", "champion": "g"}]
     without = [place for place, cell in enumerate(cells) if cell["subject"] != "champion"]
-    assert gates([cells[i] for i in without], ["abcdefgh"[i] for i in without])[0] == {"challenger": "d", "champion": "a"}
-    assert gates([cells[3]], ["d"]) == []
+    assert gates([cells[i] for i in without], ["abcdefghij"[i] for i in without], "ties")[0] == {"challenger": "e", "champion": "a"}
+    assert gates([cells[4]], ["e"], "ties") == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import Field
 
 from lfm_tasks.artifacts.store import Store
+from lfm_tasks.cli import main
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.registry import InputSpec, Step
@@ -52,6 +55,16 @@ def settings(home, monkeypatch):
 def parts(settings):
     """Twelve, so that the order of numbers is not the order of letters."""
     return [run_job(Job(step="toy", config={"text": f"{i} "}), settings, StopSignal()).outputs["dataset"] for i in range(12)]
+
+
+def test_the_command_line_prints_its_result_alone(settings, capsys):
+    assert main(["run", "toy", "--text", "x", "--json"]) == 0
+    assert main(["run", "toy", "--text", "x", "--json"]) == 0
+    said = capsys.readouterr()
+    decoder = json.JSONDecoder()
+    first, end = decoder.raw_decode(said.out)
+    assert (first["cache"], json.loads(said.out[end:])["cache"]) == ("miss", "hit")
+    assert "cache hit: step toy" in said.err
 
 
 def join(settings, parts, **inputs):

@@ -88,7 +88,7 @@ def test_merge(run, operated):
         "base",
         "topics.jsonl expert",
         "moods.jsonl expert",
-        "merged",
+        "ties",
     ]
 
 
