@@ -83,7 +83,7 @@ STEPS.add(
         run="lfm_tasks.reuse.mixtures.unload:run",
         inputs={"model": InputSpec(("model",), "Mixture whose weights do not depend on its input.")},
         outputs={"model": "model"},
-        code=("lfm_tasks.reuse.mixtures", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

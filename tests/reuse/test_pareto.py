@@ -115,7 +115,7 @@ def test_every_preference_is_a_plain_model_and_its_own_is_what_is_opened(models,
 
 @pytest.mark.parametrize("scalarisation", ["linear", "epo"])
 def test_the_front_follows_the_preference_and_covers_more_than_task_arithmetic(models, data, tmp_path, scalarisation):
-    options = {"steps": 40, "learning_rate": 0.1, "scalarisation": scalarisation}
+    options = {"steps": 25, "learning_rate": 0.1, "scalarisation": scalarisation}
     made, start = (result(mixture(models, data, tmp_path / name, **o)) for name, o in (("made", options), ("start", {"steps": 0})))
     shares = (0.05, 0.5, 0.95)
     unloaded = [at(made, tmp_path / f"{share}", [share, 1 - share]) for share in shares]
