@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
-from lfm_tasks.models.mixtures.files import base_tensors, is_mixture
+from lfm_tasks.models.mixtures.files import base_tensors, is_mixture, refuse_mixture
 from lfm_tasks.models.mixtures.installing import install_experts
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import ADAPTER_FILE, ADAPTER_WEIGHTS
@@ -88,6 +88,7 @@ def open_with_head(source: Input, head: Input, labels: list[str] | None = None, 
         raise IncompatibleModels(f"{source.reference} is a {kinds[0]} model, the head {head.reference} belongs to a {kinds[1]} model.")
     if not is_classifier(read_config(model_directory(head))):
         raise IncompatibleModels(f"{head.reference} is no classifier, so it has no head to give. Give a tuned classifier.")
+    refuse_mixture(head.path, head.reference)
     model = open_classifier(head, labels, dtype=dtype)
     given, wanted = _backbone(source, dtype), model.base_model.state_dict()
     if problems := [name for name, tensor in wanted.items() if name not in given or given[name].shape != tensor.shape]:

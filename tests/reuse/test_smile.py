@@ -122,6 +122,8 @@ def test_a_mixture_of_classifiers_leaves_its_own_head_where_another_stands_in(tm
     save_file(noisy(load_file(one / "model.safetensors"), 5), tmp_path / "moved" / "model.safetensors", {"format": "pt"})
     mixture = result(mixed([one, tmp_path / "moved"], tmp_path / "work"))
     assert isinstance(open_classifier(mixture).classifier, SmileLinear)
+    with pytest.raises(IncompatibleModels, match="is a mixture .smile., which has no single set of weights"):
+        open_with_head(given(base), mixture)
     other = open_with_head(mixture, given(one))
     assert isinstance(other.classifier, nn.Linear) and isinstance(other.bert.pooler.dense, SmileLinear)
 
