@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from lfm_tasks.evaluation.cards import CARDS as ENSEMBLES
 from lfm_tasks.registry import Card, Registry
 from lfm_tasks.reuse.cards import CARDS as REUSE
 from lfm_tasks.reuse.mixtures.cards import CARDS as MIXTURES
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *REUSE, *MIXTURES):
+for _card in (*TUNING, *REUSE, *MIXTURES, *ENSEMBLES):
     METHODS.add(_card)
 
 

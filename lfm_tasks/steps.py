@@ -57,6 +57,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="merge_adapters",
+        title="Merge adapters",
+        config="lfm_tasks.reuse.adapters.config:MergeAdaptersConfig",
+        run="lfm_tasks.reuse.adapters.merge:run",
+        inputs={
+            "adapters": InputSpec(("adapter",), "LoRA adapters of one base, in order.", many=True),
+            "dataset": InputSpec(("dataset",), "Prepared labelled rows, for the methods that choose weights on them.", required=False),
+        },
+        outputs={"adapter": "adapter"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="mix",
         title="Mix",
         config="lfm_tasks.reuse.mixtures.config:MixConfig",
@@ -100,6 +114,24 @@ STEPS.add(
         },
         outputs={"report": "report"},
         code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="ensemble",
+        title="Ensemble",
+        config="lfm_tasks.evaluation.ensemble.config:EnsembleConfig",
+        run="lfm_tasks.evaluation.ensemble.ensemble:run",
+        inputs={
+            "models": InputSpec(
+                ("model", "adapter"), "Models of one task and one set of classes, or of one tokenizer, in order.", many=True
+            ),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its held-out split is used, and validation to fit on."),
+            "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+            "head": InputSpec(("model",), "Classifier whose head and classes stand in for every model's own.", required=False),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.evaluation.answers import ClassScores
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, Query, continuation, log_probabilities
-from lfm_tasks.evaluation.task import Subject, labelled_columns, scored, softmax
+from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
 
 Tokens = NDArray[np.int64]
@@ -41,18 +42,18 @@ class Choice:
                 f"None of the {len(rows):,} held-out rows ends in one of the completions {rows.completions}. Prepare the data anew."
             )
 
-    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+    def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> ClassScores:
         """Rows whose completion is not one of the choices are left to other tasks; the report counts them."""
         rows = rows.take([i for i, label in enumerate(rows.columns["label"]) if label >= 0])
         prompts = [ids[:count] for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
         choices = [np.asarray(subject.tokenizer.encode(text, add_special_tokens=False), np.int64) for text in rows.completions]
         likelihoods = choice_log_likelihoods(subject.model, prompts, choices, config.batch_tokens, progress)
-        lengths = np.array([len(choice) for choice in choices])
+        lengths, target = np.array([len(choice) for choice in choices]), np.array(rows.columns["label"])
         scores = likelihoods / lengths if config.length_normalised else likelihoods
-        target = np.array(rows.columns["label"])
-        columns = labelled_columns(rows.labels, target, softmax(scores))
-        columns |= {"nll": -likelihoods[np.arange(len(rows)), target], "tokens": lengths[target]}
-        return scored("choice", rows, columns)
+        return ClassScores("choice", rows, scores, -likelihoods[np.arange(len(rows)), target], lengths[target])
+
+    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+        return self.ask(subject, rows, config, progress).table()
 
 
 def choice_log_likelihoods(

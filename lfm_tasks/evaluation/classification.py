@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.evaluation.answers import ClassScores, softmax
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, batches
-from lfm_tasks.evaluation.task import Subject, labelled_columns, scored, softmax
+from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
 
 
@@ -30,12 +31,14 @@ class Classification:
                 "Prepare it as classification."
             )
 
+    def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> ClassScores:
+        logits = class_logits(subject.model, rows.input_ids, config.batch_tokens, progress)
+        own = softmax(logits)[np.arange(len(rows)), rows.columns["label"]]
+        nll = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+        return ClassScores("classification", rows, logits, nll, np.ones(len(rows), np.int64))
+
     def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
-        probabilities = softmax(class_logits(subject.model, rows.input_ids, config.batch_tokens, progress))
-        target = np.array(rows.columns["label"])
-        columns = labelled_columns(rows.labels, target, probabilities)
-        nll = -np.log(np.maximum(probabilities[np.arange(len(rows)), target], np.finfo(np.float64).tiny))
-        return scored("classification", rows, columns | {"nll": nll, "tokens": np.ones(len(rows), np.int64)})
+        return self.ask(subject, rows, config, progress).table()
 
 
 @torch.inference_mode()

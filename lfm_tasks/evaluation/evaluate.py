@@ -51,7 +51,9 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Input], context: StepContex
     subject, fresh = open_subject(inputs["model"], inputs.get("head"), plan, config.seed)
     tables = score(subject, plan, config, context)
     asked = {task.group(rows): len(rows) for task, rows in plan}
-    findings = Findings(config, dict(inputs), tables, labels=plan[0][1].labels, skipped=skipped, fresh=fresh, asked=asked)
+    model, labels = inputs["model"].sha256, plan[0][1].labels
+    title = f"Model `sha256:{model}`"
+    findings = Findings(config, model, title, dict(inputs), tables, labels=labels, skipped=skipped, fresh=fresh, asked=asked)
     return write_report(findings, context.workdir / "report")
 
 
@@ -105,12 +107,12 @@ def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tu
 
 def score(subject: Subject, plan: Plan, config: EvaluateConfig, context: StepContext) -> dict[str, pa.Table]:
     """The per-sample table of each group."""
-    counter = _Counter(context, sum(len(rows) for _, rows in plan))
+    counter = Counter(context, sum(len(rows) for _, rows in plan))
     return {task.group(rows): task.score(subject, rows, config, counter) for task, rows in plan}
 
 
 @dataclass
-class _Counter:
+class Counter:
     """Turns "so many more are done" into "so many of all are done"."""
 
     context: StepContext

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import string
-import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -13,9 +11,10 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, PreTrainedModel
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.evaluation.answers import Texts
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, batches
-from lfm_tasks.evaluation.task import Subject, scored
+from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
 
 
@@ -31,19 +30,14 @@ class Generation:
                 f"The task 'generation' needs prompts with completions; this data set is of kind '{rows.task}'. Prepare it as instruction."
             )
 
-    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+    def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> Texts:
         prompts = [ids[:count] for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
         stop = stop_tokens(subject)
         answers = generate(subject.model, prompts, config.max_new_tokens, stop, config.batch_tokens, progress)
-        found = [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-        target = rows.columns["completion"]
-        correct = [int(normalise(a) == normalise(b)) for a, b in zip(found, target, strict=True)]
-        return scored("generation", rows, {"target": target, "prediction": found, "correct": np.array(correct, "int8")})
+        return Texts("generation", rows, answers, [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers])
 
-
-def normalise(answer: str) -> str:
-    """Compatible Unicode forms, case, spaces and punctuation at the ends make no difference."""
-    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split()).strip(string.punctuation + " ")
+    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+        return self.ask(subject, rows, config, progress).table()
 
 
 def stop_tokens(subject: Subject) -> list[int]:

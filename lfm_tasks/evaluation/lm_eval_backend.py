@@ -20,9 +20,9 @@ import pyarrow as pa
 import yaml
 
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.evaluation.answers import labelled_columns, normalise, scored, softmax
 from lfm_tasks.evaluation.config import EvaluateConfig
-from lfm_tasks.evaluation.generation import normalise
-from lfm_tasks.evaluation.task import Subject, Task, labelled_columns, scored, softmax
+from lfm_tasks.evaluation.task import Subject, Task
 from lfm_tasks.models.prepared import Rows
 
 TASK_FILES = Path(__file__).parent / "lm_eval_tasks"

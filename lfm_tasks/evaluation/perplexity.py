@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.evaluation.answers import TokenLikelihoods
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
-from lfm_tasks.evaluation.task import Subject, scored
+from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
 
 
@@ -33,15 +34,13 @@ class Perplexity:
         if all(len(ids) < 2 for ids in rows.input_ids):
             raise DataError(f"None of the {len(rows):,} held-out texts has two tokens, so nothing can be predicted. Use longer texts.")
 
-    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+    def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> TokenLikelihoods:
         """A text of one token stays in the table with ``tokens`` 0."""
         starts = [max(1, count) for count in rows.columns.get("prompt_tokens", [1] * len(rows))]
         queries = [continuation(ids, start) for ids, start in zip(rows.input_ids, starts, strict=True)]
         answers = log_probabilities(subject.model, queries, config.batch_tokens, progress)
         texts = [subject.tokenizer.decode(query.wanted, skip_special_tokens=True) for query in queries]
-        columns = {
-            "nll": np.array([-answer.sum() for answer in answers]),
-            "tokens": np.array([len(query.wanted) for query in queries]),
-            "bytes": np.array([len(text.encode()) for text in texts]),
-        }
-        return scored(self.group(rows), rows, columns)
+        return TokenLikelihoods(self.group(rows), rows, answers, np.array([len(text.encode()) for text in texts]))
+
+    def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
+        return self.ask(subject, rows, config, progress).table()

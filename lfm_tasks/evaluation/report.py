@@ -24,16 +24,20 @@ TEXT_SHOWN = 60
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found about a model. ``fresh`` names modules drawn at random; ``skipped`` says why a metric is missing;
-    ``asked`` counts the rows that each group could choose from."""
+    """What was found about a model, or an ensemble of them: ``model_sha256`` is its address or the digest that it goes by, ``title``
+    its line in the page. ``fresh`` names modules drawn at random; ``skipped`` says why a metric is missing; ``asked`` counts the
+    rows that each group could choose from; ``section`` is what the page adds below the metrics."""
 
     config: EvaluateConfig
+    model_sha256: str
+    title: str
     inputs: dict[str, Input]
     tables: dict[str, pa.Table]
     labels: list[str]
     skipped: Skipped
     fresh: list[str]
     asked: dict[str, int]
+    section: tuple[str, ...] = ()
 
 
 def write_report(findings: Findings, directory: Path) -> Outcome:
@@ -63,7 +67,7 @@ def describe(findings: Findings, metrics: dict[str, Any]) -> dict[str, Any]:
     general = findings.inputs.get("general") if "general" in findings.tables else None
     return {
         "format": 1,
-        "model_sha256": findings.inputs["model"].sha256,
+        "model_sha256": findings.model_sha256,
         "head_sha256": findings.inputs["head"].sha256 if "head" in findings.inputs else None,
         "dataset_sha256": findings.inputs["dataset"].sha256,
         "general_sha256": general.sha256 if general else None,
@@ -99,7 +103,7 @@ def _metrics(findings: Findings, samples: pa.Table) -> dict[str, Any]:
 def render(findings: Findings, described: dict[str, Any], figures: list[Path]) -> str:
     """``report.md``."""
     level = f"{findings.config.confidence_level:.0%}"
-    lines = ["# Evaluation", "", f"Model `sha256:{described['model_sha256']}`"]
+    lines = ["# Evaluation", "", findings.title]
     if described["head_sha256"]:
         lines.append(f"with the head of `sha256:{described['head_sha256']}`")
     lines += [f"on data set `sha256:{described['dataset_sha256']}`,"]
@@ -114,7 +118,7 @@ def render(findings: Findings, described: dict[str, Any], figures: list[Path]) -
         interval = f"{entry['low']:.4g} – {entry['high']:.4g}"
         direction = "higher" if entry["higher_is_better"] else "lower"
         lines.append(f"| {name} | {entry['value']:.4g} | {interval} | {entry['n']:,} | {direction} |")
-    lines += ["", *_notes(findings), *[f"![{path.stem}](figures/{path.name})" for path in figures], ""]
+    lines += ["", *findings.section, *_notes(findings), *[f"![{path.stem}](figures/{path.name})" for path in figures], ""]
     for group, table in findings.tables.items():
         lines += _worst(group, table)
     return "\n".join(lines)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lfm_tasks.evaluation.answers import Answers
 from lfm_tasks.evaluation.config import EvaluateConfig
-from lfm_tasks.metrics.samples import sample_table
 from lfm_tasks.models.prepared import Rows
 
 
@@ -37,24 +35,8 @@ class Task(Protocol):
         """One line per sample (:data:`lfm_tasks.metrics.samples.SCHEMA`); ``progress`` is told of samples as they are done."""
 
 
-def scored(group: str, rows: Rows, columns: dict[str, Any]) -> pa.Table:
-    """The table of a group: who was asked what, and ``columns``."""
-    return sample_table(group, {"sample_id": rows.sample_id, "prompt_sha256": rows.prompt_sha256(), **columns})
+class AskedTask(Task, Protocol):
+    """A task whose table follows from the model's answers, which an ensemble combines before there is a table."""
 
-
-def labelled_columns(labels: list[str], target: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """Columns that follow from class probabilities ``[n, classes]``: the first of the likeliest classes is predicted."""
-    predicted = probabilities.argmax(axis=1)
-    return {
-        "target": [labels[code] for code in target],
-        "prediction": [labels[code] for code in predicted],
-        "correct": (predicted == target).astype("int8"),
-        "confidence": probabilities.max(axis=1),
-        "probabilities": list(probabilities),
-    }
-
-
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis of ``[n, classes]``."""
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> Answers:
+        """What the model answers to each row that the task can be asked about."""

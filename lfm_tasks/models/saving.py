@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+AdapterTask = Literal["causal_lm", "classification"]
 PIPELINES = {
     "text-generation": "TextGenerationPipeline",
     "text-classification": "TextClassificationPipeline",
@@ -135,7 +137,7 @@ def save_adapter(
     *,
     method: str,
     base_sha256: str,
-    task: Literal["causal_lm", "classification"],
+    task: AdapterTask,
     labels: list[str] | None = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> None:
@@ -149,6 +151,28 @@ def save_adapter(
         _save_peft(model, directory, base_sha256)
     else:
         save_file({name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}, directory / ADAPTER_WEIGHTS)
+    _write_entry(directory, method, base_sha256, task, labels)
+
+
+def save_lora(
+    tensors: dict[str, Tensor],
+    config: LoraConfig,
+    directory: Path,
+    *,
+    method: str,
+    base_sha256: str,
+    task: AdapterTask,
+    labels: list[str] | None = None,
+) -> None:
+    """As :func:`save_adapter`, from the tensors and the config of a LoRA adapter; no model is needed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, directory / ADAPTER_WEIGHTS, {"format": "pt"})
+    config.save_pretrained(directory)
+    _name_base(directory, base_sha256)
+    _write_entry(directory, method, base_sha256, task, labels)
+
+
+def _write_entry(directory: Path, method: str, base_sha256: str, task: AdapterTask, labels: list[str] | None) -> None:
     entry = {
         "format": ADAPTER_FORMAT,
         "method": method,
@@ -162,6 +186,11 @@ def save_adapter(
 def _save_peft(model: Any, directory: Path, base_sha256: str) -> None:
     model.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
+    _name_base(directory, base_sha256)
+
+
+def _name_base(directory: Path, base_sha256: str) -> None:
+    """In peft's own config, whose lists of names are sorted."""
     config = json.loads((directory / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = f"sha256:{base_sha256}"
     for name, value in config.items():

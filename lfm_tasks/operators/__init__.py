@@ -12,8 +12,10 @@ from lfm_tasks.operators.merging import (
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.steps import (
+    EnsembleOperator,
     EvaluateOperator,
     GateOperator,
+    MergeAdaptersOperator,
     MergeOperator,
     MixOperator,
     NoveltyOperator,
@@ -30,10 +32,12 @@ __all__ = [
     "ApproveOperator",
     "AskOperator",
     "CompareOperator",
+    "EnsembleOperator",
     "EvaluateOperator",
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "MergeAdaptersOperator",
     "MergeOperator",
     "MixOperator",
     "NoveltyOperator",

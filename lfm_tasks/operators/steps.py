@@ -45,6 +45,12 @@ class MergeOperator(StepOperator):
     step = "merge"
 
 
+class MergeAdaptersOperator(StepOperator):
+    """Several LoRA adapters of one base to one adapter."""
+
+    step = "merge_adapters"
+
+
 class MixOperator(StepOperator):
     """Several models to one whose experts answer each input in their own measure."""
 
@@ -61,6 +67,12 @@ class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
     step = "evaluate"
+
+
+class EnsembleOperator(StepOperator):
+    """Measure several models that answer together, as one model is measured."""
+
+    step = "ensemble"
 
 
 class GateOperator(StepOperator):

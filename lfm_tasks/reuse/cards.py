@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfm_tasks.registry import Card
+from lfm_tasks.reuse.adapters.cards import ADAPTER_CARDS
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -265,4 +266,5 @@ CARDS = (
         "Base and fine-tunings of it.",
         PRODUCTS,
     ),
+    *ADAPTER_CARDS,
 )

@@ -31,7 +31,13 @@ def options(name: str, values: dict) -> dict:
 def variants(name: str) -> list[dict]:
     """The method's defaults, and what it does only when asked."""
     extra = {
-        "ties": [{"trim": "global"}, {"combine": "sum"}, {"combine": "max"}, {"elect": "weighted"}],
+        "ties": [
+            {"trim": "global"},
+            {"combine": "sum"},
+            {"combine": "max"},
+            {"elect": "weighted"},
+            {"combine": "count", "elect": "votes"},
+        ],
         "emr": [{"task": 1}],
         "nuslerp": [{"angle": "row"}, {"angle": "column"}],
         "model_stock": [{"average": "angle"}, {"clamp": False}],

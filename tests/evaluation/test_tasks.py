@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lfm_tasks.evaluation.answers import normalise
 from lfm_tasks.evaluation.classification import class_logits
-from lfm_tasks.evaluation.generation import generate, normalise, stop_tokens
+from lfm_tasks.evaluation.generation import generate, stop_tokens
 from lfm_tasks.evaluation.likelihood import batches, continuation, log_probabilities
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.tokenizers import open_tokenizer

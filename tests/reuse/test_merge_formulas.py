@@ -74,6 +74,22 @@ def test_ties_other_ways_to_combine(group, base, taus, combine):
     close(merge("ties", group, density=1, combine=combine, scale=0.3), base + 0.3 * expected)
 
 
+def test_ties_as_peft_counts(group, base, taus):
+    """majority_sign_method="frequency", and the weighted sum divided by how many agree: not by their weights."""
+    weights = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64).view(3, 1, 1)
+    wins = taus.sign() == torch.where(taus.sign().sum(0) >= 0, 1.0, -1.0)
+    expected = (weights * taus * wins).sum(0) / wins.sum(0).clamp(min=1)
+    close(merge("ties", group, density=1, weights=[2, -1, 0.5], elect="votes", combine="count"), base + expected)
+
+
+def test_weights_that_cancel_have_no_mean(group, base, taus):
+    with pytest.raises(ConfigError, match=r"\[0.1, 0.2, -0.3\] sum to zero, so they have no average. Change a weight, or set combine=sum"):
+        merge("ties", group, weights=[0.1, 0.2, -0.3])
+    agreeing = [(base + factor * taus[0]).float() for factor in (1, 2, 3, -0.5)]
+    where_some_cancel = replace(group, models=tuple(agreeing), keys=tuple("abcd"))
+    close(merge("ties", where_some_cancel, density=1, weights=[0.1, 0.2, -0.3, 1]), base - 0.4 * taus[0])
+
+
 def test_dare_keeps_the_expectation(group, base, taus):
     masks = torch.stack([torch.from_numpy(group.stream(i, "drop").random(960, dtype=np.float32) < 0.3).view(SHAPE) for i in range(3)])
     close(merge("dare_linear", group, drop_rate=0.7), base + (taus * masks / 0.3).sum(0))

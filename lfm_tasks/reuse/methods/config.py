@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
 
 MAX_MODELS = 64
-Elect = Literal["sum", "weighted"]
-Combine = Literal["mean", "sum", "max"]
+Elect = Literal["sum", "weighted", "votes"]
+Combine = Literal["mean", "count", "sum", "max"]
 
 WEIGHTS = Field([], max_length=MAX_MODELS, description="A weight for each model, in their order; none gives each 1.")
 NORMALIZE = Field(True, description="Divide the weights by their sum.")
 SCALE = Field(1.0, ge=-100, le=100, description="Factor of the merged task vector; negative values unlearn.")
 DENSITY = Field(0.2, gt=0, le=1, description="Share of each task vector that is kept.")
-ELECT = Field("sum", description="Whose sign wins: that of the sum of the task vectors, or of their weighted sum.")
-COMBINE = Field("mean", description="How the task vectors of the winning sign are combined.")
+ELECT = Field("sum", description="Whose sign wins: that of the sum of the task vectors, of their weighted sum, or of the majority.")
+COMBINE = Field(
+    "mean", description="How the task vectors of the winning sign are combined; mean divides by their weights, count by how many."
+)
 DROP_RATE = Field(0.5, ge=0, lt=1, description="Probability p that an element of a task vector is dropped.")
 RESCALE = Field("inverse", description="What is kept is scaled by 1/(1-p), or so that each task vector's L1 norm stays, or not at all.")
 FRACTION_T = Field(0.5, ge=0, le=1, description="Way from the first model (0) to the second (1).")
@@ -42,10 +44,10 @@ class WeightedOptions(Config):
         return divided_by_sum(self.weights_of(models), "weights")
 
 
-def divided_by_sum(weights: list[float], name: str) -> list[float]:
+def divided_by_sum(weights: list[float], name: str, otherwise: str = "normalize=false") -> list[float]:
     total = sum(weights)
     if abs(total) < 1e-8 * max(1.0, *map(abs, weights)):
-        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set normalize=false.")
+        raise ConfigError(f"{name}: {weights} sum to zero, so they have no average. Change a weight, or set {otherwise}.")
     return [weight / total for weight in weights]
 
 
@@ -76,13 +78,22 @@ class LinesConfig(WeightedOptions):
     deep: float = Field(1.0, ge=-100, le=100, description="Scale of the task vectors in the last layer.")
 
 
-class TiesConfig(TaskArithmeticConfig):
+class ElectionOptions(TaskArithmeticConfig):
+    elect: Elect = ELECT
+    combine: Combine = COMBINE
+
+    @model_validator(mode="after")
+    def _weights_have_a_mean(self) -> ElectionOptions:
+        if self.combine == "mean" and self.weights:
+            divided_by_sum(self.weights, "weights", "combine=sum")
+        return self
+
+
+class TiesConfig(ElectionOptions):
     density: float = DENSITY
     trim: Literal["tensor", "global"] = Field(
         "tensor", description="The kept share is that of each tensor, or of the whole model as in the paper."
     )
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
 
 
 class DareLinearConfig(TaskArithmeticConfig):
@@ -90,9 +101,8 @@ class DareLinearConfig(TaskArithmeticConfig):
     rescale: Rescale = RESCALE
 
 
-class DareTiesConfig(DareLinearConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class DareTiesConfig(DareLinearConfig, ElectionOptions):
+    """As :class:`DareLinearConfig`, with an election."""
 
 
 class DellaLinearConfig(TaskArithmeticConfig):
@@ -101,9 +111,8 @@ class DellaLinearConfig(TaskArithmeticConfig):
     rescale: Rescale = RESCALE
 
 
-class DellaConfig(DellaLinearConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class DellaConfig(DellaLinearConfig, ElectionOptions):
+    """As :class:`DellaLinearConfig`, with an election."""
 
 
 class BreadcrumbsConfig(TaskArithmeticConfig):
@@ -111,9 +120,8 @@ class BreadcrumbsConfig(TaskArithmeticConfig):
     gamma: float = Field(0.01, ge=0, lt=1, description="Share of the largest elements that is dropped as outliers.")
 
 
-class BreadcrumbsTiesConfig(BreadcrumbsConfig):
-    elect: Elect = ELECT
-    combine: Combine = COMBINE
+class BreadcrumbsTiesConfig(BreadcrumbsConfig, ElectionOptions):
+    """As :class:`BreadcrumbsConfig`, with an election."""
 
 
 class SlerpConfig(Config):

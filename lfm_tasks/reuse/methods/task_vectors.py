@@ -38,23 +38,26 @@ def merge_task_vectors(
 def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: Elect | None, combine: Combine) -> Tensor:
     """The weighted sum; or, with an election, the ``combine`` of those elements whose sign won. A vote of zero counts as plus.
 
-    mean: sum w tau / sum w over the winners; sum: sum w tau; max: the largest |tau| with the winning sign.
+    mean: sum w tau / sum w over the winners, the sum alone where their weights cancel; count: sum w tau / how many they are; sum:
+    sum w tau; max: the largest |tau| with the winning sign.
     """
     weighted = [delta if weight == 1 else delta * weight for delta, weight in zip(deltas, weights, strict=True)]
     if elect is None:
         return _sum(weighted)
     voters = weighted if elect == "weighted" else deltas
-    sign = torch.where(_sum(voters) < 0, -1.0, 1.0).to(deltas[0].dtype)
+    votes = [delta.sign() for delta in deltas] if elect == "votes" else voters
+    sign = torch.where(_sum(votes) < 0, -1.0, 1.0).to(deltas[0].dtype)
     wins = [(voter * sign).clamp_(min=0) for voter in voters]  # the magnitude where the sign won, else 0
     if combine == "max":
         return sign * torch.stack([delta.abs() * win.sign_() for delta, win in zip(deltas, wins, strict=True)]).amax(0)
     total, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
     for win, weight in zip(wins, weights, strict=True):
         total.add_(win, alpha=1 if elect == "weighted" else weight)
-        if combine == "mean":
-            divisor.add_(win.sign_(), alpha=weight)
+        if combine != "sum":
+            divisor.add_(win.sign_(), alpha=weight if combine == "mean" else 1)
     total.mul_(sign)
-    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor == 0, 1))
+    cancelled = 1e-6 * max(map(abs, weights)) if combine == "mean" else 0
+    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor.abs() <= cancelled, 1))
 
 
 def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:

@@ -1,0 +1,101 @@
+"""What a model answers to the rows of a task, by kind, and the per-sample table that follows from it."""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lfm_tasks.metrics.samples import sample_table
+from lfm_tasks.models.prepared import Rows
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """``scores`` ``[n, classes]``: logits, or log-likelihoods; their softmax are the probabilities of the classes.
+
+    ``nll`` (nats) and ``tokens`` ``[n]`` are the target's own.
+    """
+
+    group: str
+    rows: Rows
+    scores: Floats
+    nll: Floats
+    tokens: Integers
+
+    @property
+    def target(self) -> Integers:
+        return np.array(self.rows.columns["label"])
+
+    def table(self) -> pa.Table:
+        columns = labelled_columns(self.rows.labels, self.target, softmax(self.scores))
+        return scored(self.group, self.rows, columns | {"nll": self.nll, "tokens": self.tokens})
+
+
+@dataclass(frozen=True)
+class TokenLikelihoods:
+    """The log-probability (nats) of every token that was asked for, row by row, and the bytes of their text."""
+
+    group: str
+    rows: Rows
+    log_probabilities: list[Floats]
+    bytes: Integers
+
+    def table(self) -> pa.Table:
+        nll, tokens = [-answer.sum() for answer in self.log_probabilities], [len(answer) for answer in self.log_probabilities]
+        return scored(self.group, self.rows, {"nll": np.array(nll), "tokens": np.array(tokens), "bytes": self.bytes})
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The tokens that were generated for each row, without the stop token, and their text."""
+
+    group: str
+    rows: Rows
+    tokens: list[Integers]
+    texts: list[str]
+
+    def table(self) -> pa.Table:
+        target = self.rows.columns["completion"]
+        correct = [int(normalise(a) == normalise(b)) for a, b in zip(self.texts, target, strict=True)]
+        return scored(self.group, self.rows, {"target": target, "prediction": self.texts, "correct": np.array(correct, "int8")})
+
+
+Answers = ClassScores | TokenLikelihoods | Texts
+
+
+def normalise(answer: str) -> str:
+    """Compatible Unicode forms, case, spaces and punctuation at the ends make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split()).strip(string.punctuation + " ")
+
+
+def scored(group: str, rows: Rows, columns: dict[str, Any]) -> pa.Table:
+    """The table of a group: who was asked what, and ``columns``."""
+    return sample_table(group, {"sample_id": rows.sample_id, "prompt_sha256": rows.prompt_sha256(), **columns})
+
+
+def labelled_columns(labels: list[str], target: Integers, probabilities: Floats, predicted: Integers | None = None) -> dict[str, Any]:
+    """Columns that follow from class probabilities ``[n, classes]``: the first of the likeliest classes is predicted, unless
+    ``predicted`` names one of them."""
+    predicted = probabilities.argmax(axis=1) if predicted is None else predicted
+    return {
+        "target": [labels[code] for code in target],
+        "prediction": [labels[code] for code in predicted],
+        "correct": (predicted == target).astype("int8"),
+        "confidence": probabilities.max(axis=1),
+        "probabilities": list(probabilities),
+    }
+
+
+def softmax(scores: Floats) -> Floats:
+    """Over the last axis of ``[n, classes]``."""
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
