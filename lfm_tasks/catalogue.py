@@ -6,11 +6,12 @@ from lfm_tasks.evaluation.cards import CARDS as ENSEMBLES
 from lfm_tasks.registry import Card, Registry
 from lfm_tasks.reuse.alignment.cards import CARDS as ALIGNMENT
 from lfm_tasks.reuse.cards import CARDS as REUSE
+from lfm_tasks.reuse.mixtures.cards import CARDS as MIXTURES
 from lfm_tasks.statistics.cards import CARDS as STATISTICS
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *REUSE, *ENSEMBLES, *ALIGNMENT, *STATISTICS):
+for _card in (*TUNING, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT):
     METHODS.add(_card)
 
 

@@ -102,6 +102,26 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="mix",
+        title="Mix",
+        config="lfm_tasks.reuse.mixtures.config:MixConfig",
+        run="lfm_tasks.reuse.mixtures.mix:run",
+        inputs={
+            "models": InputSpec(("model",), "Models of one architecture and vocabulary, in order.", many=True),
+            "base": InputSpec(("model",), "Model that they were made from."),
+            "datasets": InputSpec(
+                ("dataset",),
+                "Prepared data set of each model's task, in order; for methods that learn from data.",
+                required=False,
+                many=True,
+            ),
+        },
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="align",
         title="Align",
         config="lfm_tasks.reuse.alignment.config:AlignConfig",
@@ -138,6 +158,17 @@ STEPS.add(
         },
         outputs={"report": "report"},
         code=("lfm_tasks.reuse.connectivity", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="unload",
+        title="Unload",
+        config="lfm_tasks.reuse.mixtures.config:UnloadConfig",
+        run="lfm_tasks.reuse.mixtures.unload:run",
+        inputs={"model": InputSpec(("model",), "Mixture whose weights do not depend on its input.")},
+        outputs={"model": "model"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

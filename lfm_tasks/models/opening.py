@@ -22,6 +22,8 @@ from transformers import (
 )
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
+from lfm_tasks.models.mixtures.files import base_tensors, is_mixture, refuse_mixture
+from lfm_tasks.models.mixtures.installing import install_experts
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import ADAPTER_FILE, ADAPTER_WEIGHTS
 from lfm_tasks.seeds import derive_seed
@@ -31,7 +33,7 @@ from lfm_tasks.step import Input
 def open_model(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model by what it is: a sequence classifier where its config says so, else a decoder with its head.
 
-    An adapter comes back merged into its base.
+    An adapter comes back merged into its base, a mixture with its experts in place.
     """
     directory = model_directory(source)
     if source.kind == "adapter":
@@ -102,6 +104,7 @@ def open_with_head(source: Input, head: Input, labels: list[str] | None = None, 
         raise IncompatibleModels(f"{source.reference} is a {kinds[0]} model, the head {head.reference} belongs to a {kinds[1]} model.")
     if not is_classifier(read_config(model_directory(head))):
         raise IncompatibleModels(f"{head.reference} is no classifier, so it has no head to give. Give a tuned classifier.")
+    refuse_mixture(head.path, head.reference)
     model = open_classifier(head, labels, dtype=dtype)
     given, wanted = _backbone(source, dtype), model.base_model.state_dict()
     if problems := [name for name, tensor in wanted.items() if name not in given or given[name].shape != tensor.shape]:
@@ -111,15 +114,15 @@ def open_with_head(source: Input, head: Input, labels: list[str] | None = None, 
             f"in the head's model ({len(problems)} tensors differ). Give a head that was tuned on the same base."
         )
     model.base_model.load_state_dict({name: given[name] for name in wanted})
-    return model
+    return install_experts(model, source.path, dtype=dtype, backbone=True) if is_mixture(source.path) else model
 
 
 def _backbone(source: Input, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors of the backbone that the directory holds, by their names inside it."""
+    """The tensors of the backbone that the directory holds, by their names inside it; of a mixture those without its experts."""
     if source.kind == "adapter":
         return open_classifier(source, dtype=dtype).base_model.state_dict()
     directory = model_directory(source)
-    model = _load(AutoModel, directory, read_config(directory), dtype)
+    model = _load_plain(AutoModel, directory, read_config(directory), dtype)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.fresh_parameters}
 
 
@@ -223,13 +226,21 @@ _ENCODERS = frozenset({"bert", "roberta", "electra", "camembert", "xlm-roberta",
 
 
 def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    model = _load_plain(auto, directory, config, dtype)
+    return install_experts(model, directory, dtype=dtype) if is_mixture(directory) else model
+
+
+def _load_plain(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     options = {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    architecture, where = auto, directory
+    if is_mixture(directory):
+        architecture, where, options["state_dict"] = auto._model_mapping[type(config)], None, base_tensors(directory)
     try:
-        model, info = auto.from_pretrained(directory, attn_implementation="sdpa", **options)
+        model, info = architecture.from_pretrained(where, attn_implementation="sdpa", **options)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        model, info = auto.from_pretrained(directory, attn_implementation="eager", **options)
+        model, info = architecture.from_pretrained(where, attn_implementation="eager", **options)
     model.fresh_parameters = sorted(info["missing_keys"])
     return model.eval()
 

@@ -74,11 +74,11 @@ def save_model(
     (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
 
 
-def save_companions(source: Path, directory: Path, *, dtype: str | None = None) -> None:
+def save_companions(source: Path, directory: Path, *, dtype: str | None = None, stock: bool = True) -> None:
     """Put beside the weights in ``directory`` what the model directory ``source`` has beside its own, and what MLflow needs.
 
     ``dtype`` is written into the config where the weights were cast to it. A directory without a tokenizer (a vision model)
-    gets no ``MLmodel``.
+    gets no ``MLmodel``, nor does one that stock tools cannot open (``stock`` False).
     """
     for name in COMPANIONS:
         if (source / name).is_file():
@@ -88,8 +88,9 @@ def save_companions(source: Path, directory: Path, *, dtype: str | None = None) 
         config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
         _write_json(directory / "config.json", config)
     if (source / "tokenizer.json").is_file():
-        for target in (directory, directory / "components" / "tokenizer"):
+        for target in (directory, directory / "components" / "tokenizer") if stock else (directory,):
             _save_tokenizer(source, target)
+    if stock and (source / "tokenizer.json").is_file():
         loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         description = mlmodel((config.get("architectures") or ["Model"])[0], type(loaded).__name__)
         (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))

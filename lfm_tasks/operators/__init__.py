@@ -19,6 +19,7 @@ from lfm_tasks.operators.steps import (
     GateOperator,
     MergeAdaptersOperator,
     MergeOperator,
+    MixOperator,
     NoveltyOperator,
     PrepareGeneralOperator,
     PrepareOperator,
@@ -27,6 +28,7 @@ from lfm_tasks.operators.steps import (
     RollbackOperator,
     StatisticsOperator,
     TuneOperator,
+    UnloadOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
@@ -43,6 +45,7 @@ __all__ = [
     "GateOperator",
     "MergeAdaptersOperator",
     "MergeOperator",
+    "MixOperator",
     "NoveltyOperator",
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
@@ -59,4 +62,5 @@ __all__ = [
     "StatisticsOperator",
     "TidyOperator",
     "TuneOperator",
+    "UnloadOperator",
 ]

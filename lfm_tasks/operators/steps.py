@@ -75,6 +75,18 @@ class RestackOperator(StepOperator):
     step = "restack"
 
 
+class MixOperator(StepOperator):
+    """Several models to one whose experts answer each input in their own measure."""
+
+    step = "mix"
+
+
+class UnloadOperator(StepOperator):
+    """A plain model of a mixture."""
+
+    step = "unload"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

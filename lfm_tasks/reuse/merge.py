@@ -15,6 +15,7 @@ import torch
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.memory import peak_rss_bytes
+from lfm_tasks.models.mixtures.files import refuse_mixture
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
@@ -73,6 +74,7 @@ def _aligned(base: Checkpoint | None, models: list[Checkpoint], union: bool) -> 
 def open_checkpoint(source: Input) -> Checkpoint:
     """Raises :class:`~lfm_tasks.errors.UnsafeModel` for a directory that holds more than data."""
     check_model_directory(source.path)
+    refuse_mixture(source.path, source.reference)
     return Checkpoint(source.reference, source.sha256, source.path)
 
 

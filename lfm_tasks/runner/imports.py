@@ -137,7 +137,12 @@ def _dressed(directory: Path, kind: Kind, reference: Reference) -> Path:
 
 
 def _dress(directory: Path, reference: Reference) -> None:
-    """Add to a Hugging Face directory what a stock MLflow client needs to load it; the model's own files stay as they are."""
+    """Add to a Hugging Face directory what a stock MLflow client needs to load it; the model's own files stay as they are.
+
+    A mixture gets nothing: no stock client can run it.
+    """
+    if (directory / "lfm_mixture.json").is_file():
+        return
     path = directory / "config.json"
     if not path.is_file():
         raise InvalidInput(f"{reference.text} has no config.json. Give a Hugging Face model directory (for an adapter: merge it first).")

@@ -131,10 +131,13 @@ class LoggedModels:
         return model.model_id
 
     def _about(self, kind: str, sha256: str) -> dict[str, str]:
-        """What the store says of an artifact: its URI and, for an adapter, its base."""
+        """What the store says of an artifact: its URI, an adapter's base, the method of a mixture (which no stock client opens)."""
         about = {"lfm.uri": f"{self._store.backend.uri}/artifacts/{kind}/{sha256}"}
-        data = self._store.backend.get_bytes(f"artifacts/{kind}/{sha256}/lfm_adapter.json") if kind == "adapter" else None
-        return about if data is None else about | {"lfm.base_sha256": json.loads(data)["base"]["sha256"]}
+        data = self._store.backend.get_bytes(f"artifacts/{kind}/{sha256}/lfm_{'adapter' if kind == 'adapter' else 'mixture'}.json")
+        if data is None:
+            return about
+        content = json.loads(data)
+        return about | ({"lfm.base_sha256": content["base"]["sha256"]} if kind == "adapter" else {"lfm.mixture": content["method"]})
 
     def _expose(self, kind: str, sha256: str, location: str) -> None:
         source = self._store.backend.local_path(f"artifacts/{kind}/{sha256}")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import DataError, IntegrityError
 from lfm_tasks.memory import peak_rss_bytes
+from lfm_tasks.models.mixtures.files import refuse_mixture
 from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import read_description
 from lfm_tasks.models.saving import save_model
@@ -53,6 +54,7 @@ def run(config: TuneConfig, inputs: Mapping[str, Input], context: StepContext) -
 
 
 def open_base(base: Input, objective: str, labels: list[str], seed: int) -> PreTrainedModel:
+    refuse_mixture(base.path, base.reference)
     return open_classifier(base, labels, seed) if objective == "labels" else open_causal_lm(base)
 
 

@@ -1,0 +1,106 @@
+"""What a kind of mixture is, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.models.opening import read_config
+from lfm_tasks.reuse.checkpoint import Checkpoint
+from lfm_tasks.reuse.learning import Task
+from lfm_tasks.reuse.mixtures.config import MixConfig
+from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.step import StepContext
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Checked models of one layout; ``models`` are the parts of them that ``base`` is."""
+
+    config: MixConfig
+    base: Checkpoint
+    models: Sequence[Checkpoint]
+    planned: Sequence[Planned]
+    tasks: Sequence[Task]
+    """One for each model where the step was given data, else none."""
+    context: StepContext
+
+    @property
+    def options(self) -> Any:
+        return self.config.method_config()
+
+    @cached_property
+    def skeleton(self) -> PreTrainedModel:
+        return skeleton(self.base.directory)
+
+    @cached_property
+    def mergeable(self) -> set[str]:
+        """Names of the tensors that the models share and that are numbers."""
+        return {one.name for one in self.planned if one.merged}
+
+    def chosen(self, names: Sequence[str]) -> list[str]:
+        """Those of the modules ``names`` that the config's patterns allow. Raises :class:`ConfigError` where none is left."""
+        patterns = self.config.modules
+        found = [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not found:
+            raise ConfigError(
+                f"modules {', '.join(patterns) or '(none given)'}: {type(self.skeleton).__name__} has nothing of these names that "
+                f"{self.config.method} can mix. It could mix: {', '.join(sorted(names)[:8]) or 'nothing'}."
+            )
+        return found
+
+    def differences(self, name: str) -> Tensor:
+        """What each model changed in a tensor of the base: [models, *shape], in float32 or wider."""
+        base = wide(self.base.read(name))
+        return torch.stack([wide(model.read(name)) - base for model in self.models])
+
+    def summed(self, names: Sequence[str], scale: float) -> dict[str, Tensor]:
+        """The base's tensors, those of ``names`` plus ``scale`` times all that the models changed, in the base's precision."""
+        result = {name: self.base.read(name) for name in self.base.tensors}
+        for name in names:
+            result[name] = (wide(result[name]) + scale * self.differences(name).sum(0)).to(result[name].dtype)
+        return result
+
+
+def skeleton(directory: Path) -> PreTrainedModel:
+    """The architecture of a model directory without its weights."""
+    config = read_config(directory)
+    architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], None)
+    with torch.device("meta"):
+        if isinstance(architecture, type) and issubclass(architecture, PreTrainedModel):
+            return architecture(config)
+        return AutoModel.from_config(config)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+@dataclass(frozen=True)
+class MixMethod:
+    build: Callable[[Mixing, Path], dict[str, float]]
+    """Writes the model directory and says what it measured."""
+    data: Literal["none", "required", "optional"] = "none"
+    least: int = 1
+    most: int | None = None
+    base: Literal["required"] = "required"
+
+
+def check_names(mixing: Mixing) -> None:
+    """Raise :class:`IncompatibleModels` where the base's files name tensors otherwise than transformers does."""
+    known = mixing.skeleton.state_dict()
+    if unknown := sorted(mixing.base.tensors.keys() - known.keys()):
+        raise IncompatibleModels(
+            f"{mixing.base.name} names a tensor {unknown[0]} that transformers has no place for in {type(mixing.skeleton).__name__}. "
+            "Save the model anew by save_pretrained."
+        )

@@ -1,0 +1,78 @@
+"""SMILE (Tang et al. 2024, arXiv 2408.10174): what each model changed in a linear layer, as a low-rank expert beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.mixtures.files import Description, save_mixture
+from lfm_tasks.models.mixtures.smile import is_linear
+from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
+from lfm_tasks.reuse.mixtures.modules import weight_of
+
+
+def factors(difference: Tensor, rank: int, gate_rank: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``(gate, down, up)`` of one expert with the difference ``[out, in]``: ``up @ down`` is its best approximation of ``rank``.
+
+    The gate's rows are the difference's first right singular vectors; directions that it does not have are zero, so an expert that
+    did not change a layer claims no token there. From the Gram matrix of the shorter side in float64. ``rank`` 0: ``down`` is the
+    difference and ``up`` None.
+    """
+    wide = difference.double()
+    tall = wide.shape[0] >= wide.shape[1]
+    values, vectors = torch.linalg.eigh(wide.T @ wide if tall else wide @ wide.T)
+    values, vectors = values.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+    there = values[:gate_rank] > 1e-7 * values[0]
+    right = vectors[:, :gate_rank].T if tall else vectors[:, :gate_rank].T @ wide / values[:gate_rank, None].clamp(min=1e-300)
+    gate = torch.where(there[:, None], right, 0.0)
+    if rank == 0:
+        return gate, wide, None
+    kept = vectors[:, :rank]
+    return (gate, kept.T, wide @ kept) if tall else (gate, kept.T @ wide, kept)
+
+
+def layer_tensors(differences: Tensor, offset: Tensor | None, rank: int, gate_rank: int) -> dict[str, Tensor]:
+    """The experts of one layer by the names of :class:`~lfm_tasks.models.mixtures.smile.SmileLinear`; differences [experts, out, in]."""
+    gates, downs, ups = zip(*(factors(one, rank, gate_rank) for one in differences), strict=True)
+    tensors = {"gate": torch.stack(gates), "down": torch.stack(downs)}
+    tensors |= {"up": torch.stack(ups)} if rank else {}
+    return tensors | ({"offset": offset} if offset is not None else {})
+
+
+def build(mixing: Mixing, directory: Path) -> dict[str, float]:
+    options, experts = mixing.options, len(mixing.models)
+    if options.top_k > experts:
+        raise ConfigError(f"top_k {options.top_k}: choose between 1 and the number of experts, {experts}.")
+    layers = {name: layer for name, layer in mixing.skeleton.named_modules() if is_linear(layer)}
+    names = mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])
+    tensors: dict[str, Tensor] = {}
+    modules = {}
+    for done, name in enumerate(names, start=1):
+        found = _layer(mixing, name, layers[name], options)
+        if found:
+            dtype = mixing.base.tensors[f"{name}.weight"].dtype
+            tensors |= {f"{name}.{part}": tensor.to(dtype) for part, tensor in found.items()}
+            rank = found["up"].shape[2] if "up" in found else 0
+            modules[name] = {"rank": rank, "gate_rank": found["gate"].shape[1], "offset": "offset" in found}
+        mixing.context.report(done, len(names))
+    mixed = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    others = sorted(mixing.mergeable - mixed) if options.others == "average" else []
+    base = mixing.summed(others, 1 / experts)
+    description = Description("smile", experts, modules, options.model_dump())
+    save_mixture(description, base, tensors, mixing.base.directory, directory)
+    return {"mixed_modules": float(len(modules)), "extra_parameters": float(sum(tensor.numel() for tensor in tensors.values()))}
+
+
+def _layer(mixing: Mixing, name: str, layer: torch.nn.Module, options) -> dict[str, Tensor]:
+    """Nothing where no expert differs from the base."""
+    differences = weight_of(layer, mixing.differences(f"{name}.weight"))
+    offset = mixing.differences(f"{name}.bias") if f"{name}.bias" in mixing.mergeable else None
+    if not differences.any() and (offset is None or not offset.any()):
+        return {}
+    return layer_tensors(differences, offset, options.rank, options.gate_rank)
+
+
+SMILE = MixMethod(build)

@@ -1,0 +1,144 @@
+"""Dense models to a sparse mixture of experts in an architecture that transformers has built in: Mixtral of Llama and Mistral.
+
+Attention, norms and embeddings are the base's; every layer has the feed-forwards of all models and a gate. Written tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import MixtralConfig
+
+from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.models.forward import forward
+from lfm_tasks.models.opening import read_config
+from lfm_tasks.models.saving import save_companions
+from lfm_tasks.reuse.learning import Task
+from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
+from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.reuse.writing import Writer
+from lfm_tasks.seeds import derive_seed
+
+DENSE = ("llama", "mistral")
+PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+"""Matrices of a dense feed-forward by their names in a Mixtral's files."""
+FEED_FORWARD = re.compile(r"(model\.layers\.\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
+BATCH = 16
+
+
+def build(mixing: Mixing, directory: Path) -> dict[str, float]:
+    options = mixing.options
+    config = mixtral_config(mixing)
+    if options.gate == "hidden" and not mixing.tasks:
+        raise ConfigError("gate=hidden needs prompts of each model's task. Give the input 'datasets', or choose gate=random or uniform.")
+    gates = make_gates(mixing, config)
+    planned = plan_tensors(mixing, gates)
+    writer = Writer(directory, planned)
+    try:
+        for done, (name, tensor) in enumerate(tensors(mixing, gates), start=1):
+            writer.write(name, tensor)
+            mixing.context.report(done, len(planned))
+    finally:
+        writer.close()
+    described = mixing.context.workdir / "described"
+    described.mkdir()
+    save_companions(mixing.base.directory, described, stock=False)
+    config.save_pretrained(described)
+    save_companions(described, directory)
+    size = sum(torch.Size(one.shape).numel() for one in planned)
+    dense = sum(torch.Size(one.shape).numel() for one in mixing.base.tensors.values())
+    return {"mixed_modules": float(len(gates)), "extra_parameters": float(size - dense)}
+
+
+def mixtral_config(mixing: Mixing) -> MixtralConfig:
+    """Raises :class:`IncompatibleModels` for a base that no Mixtral equals, :class:`ConfigError` for more experts than there are."""
+    dense, options, experts = read_config(mixing.base.directory), mixing.options, len(mixing.models)
+    if dense.model_type not in DENSE or any(name.endswith(".bias") for name in mixing.base.tensors):
+        raise IncompatibleModels(
+            f"{mixing.base.name} is a {dense.model_type} model; a Mixtral is made of {' and '.join(DENSE)} decoders without biases. "
+            "Mix others by smile."
+        )
+    if options.experts_per_token > experts:
+        raise ConfigError(f"experts_per_token {options.experts_per_token}: choose between 1 and the number of experts, {experts}.")
+    own = {"num_local_experts": experts, "num_experts_per_tok": options.experts_per_token, "architectures": ["MixtralForCausalLM"]}
+    shared = {key: value for key, value in dense.to_dict().items() if key in MixtralConfig().to_dict() and key != "model_type"}
+    return MixtralConfig(**{"sliding_window": None} | shared | own)
+
+
+def plan_tensors(mixing: Mixing, gates: dict[str, Tensor]) -> list[Planned]:
+    planned = [Planned(name, "model.safetensors", gate.dtype, tuple(gate.shape), 0.0, False) for name, gate in gates.items()]
+    for name, info in mixing.base.tensors.items():
+        names = [expert_name(name, place) for place in range(len(mixing.models))] if FEED_FORWARD.fullmatch(name) else [name]
+        planned += [Planned(one, "model.safetensors", info.dtype, info.shape, 0.0, False) for one in names]
+    return planned
+
+
+def tensors(mixing: Mixing, gates: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    yield from gates.items()
+    for name, info in mixing.base.tensors.items():
+        if FEED_FORWARD.fullmatch(name):
+            for place, model in enumerate(mixing.models):
+                yield expert_name(name, place), model.read(name).to(info.dtype)
+        else:
+            yield name, mixing.base.read(name)
+
+
+def expert_name(name: str, expert: int) -> str:
+    layer, part = FEED_FORWARD.fullmatch(name).groups()
+    return f"{layer}.block_sparse_moe.experts.{expert}.{PARTS[part]}.weight"
+
+
+def make_gates(mixing: Mixing, config: MixtralConfig) -> dict[str, Tensor]:
+    """[experts, hidden] for each layer, in the precision of the base."""
+    shape, kind = (len(mixing.models), config.hidden_size), mixing.options.gate
+    dtype = mixing.base.tensors["model.layers.0.mlp.up_proj.weight"].dtype
+    means = hidden_means(mixing) if kind == "hidden" else None
+    gates = {}
+    for layer in range(config.num_hidden_layers):
+        name = f"model.layers.{layer}.block_sparse_moe.gate.weight"
+        generator = torch.Generator().manual_seed(derive_seed(mixing.config.seed, name))
+        if means is not None:
+            gate = means[layer]
+        else:
+            gate = torch.zeros(shape) if kind == "uniform" else 0.02 * torch.randn(shape, generator=generator)
+        gates[name] = gate.to(dtype)
+    return gates
+
+
+def hidden_means(mixing: Mixing) -> list[Tensor]:
+    """For each layer the direction [experts, hidden] of what the base's feed-forward is given on the prompts of each task."""
+    base = {name: mixing.base.read(name) for name in mixing.base.tensors}
+    each = []
+    for task in mixing.tasks:
+        task.module.load_state_dict(base, strict=False)
+        each.append(task_means(task, mixing.options.rows, mixing.config.seed))
+    return [nn.functional.normalize(torch.stack(parts), dim=-1) for parts in zip(*each, strict=True)]
+
+
+@torch.no_grad()
+def task_means(task: Task, rows: int, seed: int) -> list[Tensor]:
+    """The mean [hidden] over tokens of what each feed-forward is given."""
+    feeds = [module for name, module in task.module.named_modules() if re.fullmatch(r"model\.layers\.\d+\.mlp", name)]
+    sums, mask = [torch.zeros(()) for _ in feeds], {}
+
+    def add(place: int, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        sums[place] = sums[place] + (given[0] * mask["now"].unsqueeze(-1)).sum((0, 1))
+
+    hooks = [module.register_forward_pre_hook(partial(add, place)) for place, module in enumerate(feeds)]
+    stream, count = task.stream(min(BATCH, rows), seed), 0.0
+    for _ in range(-(-min(rows, len(task.rows)) // min(BATCH, rows))):
+        batch = next(stream)
+        mask["now"] = batch["attention_mask"].float()
+        count += float(mask["now"].sum())
+        forward(task.module, batch)
+    for hook in hooks:
+        hook.remove()
+    return [one / count for one in sums]
+
+
+UPCYCLE = MixMethod(build, data="optional")
