@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lfm_tasks.registry import Card
+from lfm_tasks.registry import Access, Card
 
 ELEMENTWISE = "Reads each model once, writes one; as fast as the disk."
 TWICE = "Reads each tensor twice: angles, then the combination."
@@ -15,7 +15,16 @@ SINGULAR = "A singular value decomposition of every matrix of every task vector:
 PRODUCTS = "A matrix product for every matrix and iteration: minutes for 100 M parameters on a CPU."
 
 
-def _card(name: str, title: str, implementation: str, config: str, paper: str, preconditions: str, cost: str) -> Card:
+def _card(
+    name: str,
+    title: str,
+    implementation: str,
+    config: str,
+    paper: str,
+    preconditions: str,
+    cost: str,
+    access: tuple[Access, ...] = ("weights",),
+) -> Card:
     return Card(
         name=name,
         area="reuse",
@@ -24,7 +33,7 @@ def _card(name: str, title: str, implementation: str, config: str, paper: str, p
         config=f"lfm_tasks.reuse.methods.config:{config}",
         implementation=f"lfm_tasks.reuse.methods.{implementation}",
         paper=paper,
-        access=("weights",),
+        access=access,
         preconditions=preconditions,
         cost=cost,
     )
@@ -39,6 +48,26 @@ CARDS = (
         "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
         "Fine-tunings of one base, in one basin.",
         ELEMENTWISE,
+    ),
+    _card(
+        "greedy_soup",
+        "Greedy soup",
+        "soups:GREEDY_SOUP",
+        "GreedySoupConfig",
+        "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
+        "Models tuned on one task; rows of it that none of them was tuned on.",
+        "2n − 1 passes over the rows for n models; three models in memory whatever n is.",
+        ("weights", "logits", "labels"),
+    ),
+    _card(
+        "learned_soup",
+        "Learned soup",
+        "soups:LEARNED_SOUP",
+        "LearnedSoupConfig",
+        "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
+        "Models tuned on one task; rows of it that none of them was tuned on.",
+        "A few passes forward and back over the rows; three models in memory, all are read twice in each step.",
+        ("weights", "gradients", "labels"),
     ),
     _card(
         "linear",

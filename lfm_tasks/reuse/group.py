@@ -53,5 +53,9 @@ class MergeMethod:
     most: int | None = None
     learn: Callable[[Learning, Any], Mapping[str, Tensor]] | None = None
     """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
+    split: Literal["train", "validation"] = "train"
+    """Rows that it looks at where the config leaves that to the method."""
+    one_task: bool = False
+    """The models are of one task: ``learn`` is given that one, opened with the first model."""
     surveys: Callable[[Any], tuple[Survey, ...]] = lambda options: ()
     """Passes over all tensors that come before the merge; each sees the sums of those before it."""
