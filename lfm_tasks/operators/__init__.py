@@ -14,6 +14,7 @@ from lfm_tasks.operators.steps import (
     PrepareOperator,
     PromoteOperator,
     RollbackOperator,
+    SearchMergeOperator,
     TuneOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
@@ -37,6 +38,7 @@ __all__ = [
     "PromoteOperator",
     "ReapOperator",
     "RollbackOperator",
+    "SearchMergeOperator",
     "SelectOperator",
     "TidyOperator",
     "TuneOperator",

@@ -40,9 +40,18 @@ class TuneOperator(StepOperator):
 
 
 class MergeOperator(StepOperator):
-    """Several models to one, without data."""
+    """Several models to one."""
 
     step = "merge"
+
+
+class SearchMergeOperator(StepOperator):
+    """The options of a merge that do best on validation rows, and the merge by them.
+
+    A mapped task for each method: ``SearchMergeOperator.partial(…).expand(config=[{"method": "ties", "search": {…}}, …])``.
+    """
+
+    step = "search_merge"
 
 
 class EvaluateOperator(StepOperator):

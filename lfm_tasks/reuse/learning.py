@@ -81,6 +81,16 @@ def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) 
     return Task(model.reference, module.requires_grad_(False), prefix, rows, module.config.pad_token_id or 0)
 
 
+def one_for_each(who: str, models: Sequence[Input], datasets: Sequence[Input]) -> list[Input]:
+    """A data set for each model; one may be that of all. Raises :class:`ConfigError` for another number."""
+    if len(datasets) not in (1, len(models)):
+        raise ConfigError(
+            f"{who} looks at the data of each model; {len(datasets)} of the input 'datasets' were given for {len(models)} models. "
+            "Give one for each, in their order, or one for all."
+        )
+    return list(datasets) if len(datasets) == len(models) else list(datasets) * len(models)
+
+
 def open_one_task(who: str, models: Sequence[Input], checkpoints: Sequence[Checkpoint], datasets: Sequence[Input], split: str) -> Task:
     """The task that all of ``models`` were tuned on, opened with the first.
 

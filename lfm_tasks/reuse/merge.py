@@ -19,7 +19,7 @@ from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
-from lfm_tasks.reuse.learning import Learning, Task, open_one_task, open_task
+from lfm_tasks.reuse.learning import Learning, Task, one_for_each, open_one_task, open_task
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.streaming import Merge
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
@@ -63,12 +63,7 @@ def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequenc
     split = method.split if config.split == "auto" else config.split
     if method.one_task:
         return [open_one_task(f"The method {config.method}", sources, models, datasets, split)]
-    if len(datasets) not in (1, len(sources)):
-        raise ConfigError(
-            f"The method {config.method} learns from the data of each model; {len(datasets)} of the input 'datasets' were given for "
-            f"{len(sources)} models. Give one for each, in their order, or one for all."
-        )
-    datasets = datasets if len(datasets) == len(sources) else datasets * len(sources)
+    datasets = one_for_each(f"The method {config.method}", sources, datasets)
     return [open_task(*one, split) for one in zip(sources, models, datasets, strict=True)]
 
 
