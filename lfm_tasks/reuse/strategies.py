@@ -8,6 +8,7 @@ from typing import Any
 import cma
 import numpy as np
 
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.reuse.search_config import SearchMergeConfig
 from lfm_tasks.seeds import derive_seed
 
@@ -33,6 +34,8 @@ def within_bounds(config: SearchMergeConfig, models: int) -> Generations:
     random = np.random.default_rng(derive_seed(config.seed, "cma"))
     settings = {"bounds": [0, 1], "randn": lambda *shape: random.standard_normal(shape), "seed": np.nan, "verbose": -10, "verb_log": 0}
     search, left = cma.CMAEvolutionStrategy([0.5] * numbers, SIGMA, settings), config.trials
+    if left < search.popsize:
+        raise ConfigError(f"trials={left} is less than a generation of CMA-ES over {numbers} numbers. Give at least {search.popsize}.")
     while left >= search.popsize and not search.stop():
         points, left = search.ask(), left - search.popsize
         scores = yield [_options(config, sizes, point) for point in points]
