@@ -32,7 +32,15 @@ def within_bounds(config: SearchMergeConfig, models: int) -> Generations:
     sizes = {name: models if config.varies_list(name) else 0 for name in config.search}
     numbers = sum(size or 1 for size in sizes.values())
     random = np.random.default_rng(derive_seed(config.seed, "cma"))
-    settings = {"bounds": [0, 1], "randn": lambda *shape: random.standard_normal(shape), "seed": np.nan, "verbose": -10, "verb_log": 0}
+    widest = 1e3 if numbers == 1 else 1 / 3  # cma 4.5 fails where the deviation of a single number meets its limit
+    settings = {
+        "bounds": [0, 1],
+        "maxstd_boundrange": widest,
+        "randn": lambda *shape: random.standard_normal(shape),
+        "seed": np.nan,
+        "verbose": -10,
+        "verb_log": 0,
+    }
     search, left = cma.CMAEvolutionStrategy([0.5] * numbers, SIGMA, settings), config.trials
     if left < search.popsize:
         raise ConfigError(f"trials={left} is less than a generation of CMA-ES over {numbers} numbers. Give at least {search.popsize}.")
