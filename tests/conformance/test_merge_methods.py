@@ -6,12 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.reuse import blocks
+from lfm_tasks.reuse.checkpoint import Checkpoint, Loaded
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.streaming import Merge
 from tests.groups import merge, models_for, random_group
+from tests.tuned import Context
 
 ALL = [card.name for card in methods_of("merge")]
 NAMES = [name for name in ALL if METHODS[name].function.learn is None]
@@ -109,6 +114,34 @@ def test_a_scale_of_zero_is_the_base(name):
 def test_one_expert_is_itself(name):
     group = random_group((24, 16), 1)
     torch.testing.assert_close(merge(name, group, **options(name, EVERYTHING)), group.models[0], atol=2e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A base and three fine-tunings of it in files."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    generator = torch.Generator().manual_seed(0)
+    base = {f"layer.{place}.weight": torch.randn(size, generator=generator) for place, size in enumerate([(9, 5), (4, 6), (7,)])}
+    found = []
+    for number in range(4):
+        noise = {name: 0.1 * number * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+        (root / str(number)).mkdir()
+        save_file({name: base[name] + noise[name] for name in base}, root / str(number) / "model.safetensors")
+        found.append(Checkpoint(str(number), str(number), root / str(number)))
+    return found
+
+
+@cases
+def test_what_a_search_makes_in_memory_is_what_a_merge_writes(name, values, checkpoints, tmp_path):
+    method, config = METHODS[name].function, METHODS[name].config_class(**values)
+    base, *models = checkpoints
+    models = models[: models_for(name)]
+    planned = plan(base, models, method)
+    written, held = tmp_path / "written", [Loaded(one, one.tensors) for one in (base, *models)]
+    Merge(base, models, planned, method, config, 7, Context(tmp_path / "work")).run(written)
+    made = Merge(held[0], held[1:], planned, method, config, 7, Context(tmp_path / "work")).in_memory()
+    expected = load_file(written / "model.safetensors")
+    assert made.keys() == expected.keys() and all(torch.equal(made[one], tensor) for one, tensor in expected.items())
 
 
 @pytest.mark.parametrize("name", ALL)
