@@ -29,6 +29,7 @@ from lfm_tasks.step import Input
 from lfm_tasks.steps import STEPS
 from tests.experts import TASKS, make_experts
 from tests.prepared import write_labelled
+from tests.toys import make_bert
 from tests.tuned import Context
 
 GRID = {"scale": [0.3, 1.0], "density": [0.2, 0.9]}
@@ -47,10 +48,10 @@ def inputs(tmp_path_factory) -> dict[str, Input]:
     return found
 
 
-def brute_force(inputs, work: Path, method: str, options: dict) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
+def brute_force(inputs, work: Path, method: str, options: dict, **values) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
     """The written merge, and its accuracy and log-likelihood on each task with the head of that task's model."""
     given = {name: one for name, one in inputs.items() if not name.startswith("datasets")}
-    written = merge.run(MergeConfig(method=method, options=options), given, Context(work)).outputs["model"].path
+    written = merge.run(MergeConfig(method=method, options=options, **values), given, Context(work)).outputs["model"].path
     accuracies, likelihoods = [], []
     for place in (0, 1):
         model = open_with_head(Input("merged", "model", "9" * 64, written), inputs[f"models.{place}"])
@@ -98,6 +99,27 @@ def test_the_defaults_and_the_single_models_stand_beside_the_best(inputs, search
     assert "| *default* |" in page and "evaluate it on the test split" in page
     worse = metrics["best_score"] <= metrics["best_single_score"]
     assert worse == ("It is not better than the single model" in page)
+
+
+def test_a_head_that_is_kept_is_the_tasks_own(inputs, tmp_path):
+    """The base is a classifier too; what is written has its head, and each task is asked with the head of its own model."""
+    given = inputs | {"base": inputs["models.0"]}
+    config = SearchMergeConfig(search={"scale": [0.5]}, keep=["classifier.*"])
+    found = search.run(config, given, Context(tmp_path / "work")).summary["best"]
+    expected = brute_force(given, tmp_path / "brute", "task_arithmetic", {"scale": 0.5}, keep=["classifier.*"])
+    assert [one["log_likelihood"] for one in found["scores"]] == pytest.approx(expected[2], abs=1e-5)
+
+
+def test_models_of_one_task_are_searched_by_its_one_data_set(inputs, tmp_path):
+    other = Input("other", "model", "4" * 64, tmp_path / "other")
+    make_bert(other.path, labels=TASKS["topics"], seed=9)
+    given = {"models.0": inputs["models.0"], "models.1": other, "datasets.0": inputs["datasets.0"]}
+    config = SearchMergeConfig(method="linear", search={"weights": [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]}, score="log_likelihood")
+    outcome = search.run(config, given, Context(tmp_path / "work"))
+    trials = json.loads((outcome.outputs["trials"].path / "trials.json").read_text())["trials"]
+    assert [len(trial["scores"]) for trial in trials] == [1] * 6
+    assert [trial["score"] for trial in trials[3:5]] == pytest.approx([trial["score"] for trial in trials[:2]], abs=1e-6)
+    assert trials[5]["scores"] == trials[2]["scores"]
 
 
 def test_the_models_are_read_once_whatever_is_tried(inputs, tmp_path, monkeypatch):
