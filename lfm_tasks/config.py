@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from lfm_tasks.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from lfm_tasks.registry import Card
 
 MAX_CONFIG_BYTES = 64 * 1024
 
@@ -39,9 +42,7 @@ class MethodChoice(Config):
     @field_validator("method")
     @classmethod
     def _known_method(cls, name: str) -> str:
-        from lfm_tasks.catalogue import methods_of
-
-        known = [card.name for card in methods_of(cls.step)]
+        known = [card.name for card in cls.methods()]
         if name not in known:
             raise ConfigError(unknown_name("method", name, known))
         return name
@@ -50,6 +51,13 @@ class MethodChoice(Config):
     def _known_options(self) -> MethodChoice:
         self.method_config()
         return self
+
+    @classmethod
+    def methods(cls) -> list[Card]:
+        """The cards that it may name."""
+        from lfm_tasks.catalogue import methods_of
+
+        return methods_of(cls.step)
 
     def method_config(self) -> Config:
         """The method's own config, with its defaults. Raises :class:`ConfigError` that names the method's options."""

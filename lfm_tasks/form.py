@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lfm_tasks.catalogue import methods_of
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.registry import Step
@@ -24,8 +23,9 @@ def form_fields(step: Step, prefix: str, defaults: Mapping[str, Any] | None = No
     if OPTIONS in fields:
         del fields[OPTIONS]
         fields |= _option_fields(step)
-        fields["method"]["enum"] = [card.name for card in methods_of(step.name)]
-        fields["method"]["values_display"] = {card.name: card.title for card in methods_of(step.name)}
+        cards = step.config_class.methods()
+        fields["method"]["enum"] = [card.name for card in cards]
+        fields["method"]["values_display"] = {card.name: card.title for card in cards}
     for name, value in defaults.items():
         if name not in fields:
             raise ConfigError(unknown_name(f"field of step {step.name}", name, fields))
@@ -112,7 +112,7 @@ def _option_fields(step: Step) -> dict[str, dict[str, Any]]:
     """Every option of every method of the step, empty by default, saying which methods take it."""
     takers: dict[str, list[str]] = {}
     fields: dict[str, dict[str, Any]] = {}
-    for card in methods_of(step.name):
+    for card in step.config_class.methods():
         for name, schema in _config_fields(card.config_class, f"{step.title}: method options").items():
             takers.setdefault(name, []).append(card.name)
             fields.setdefault(name, schema)

@@ -84,6 +84,9 @@ class Card:
     preconditions: str
     cost: str
     tasks: tuple[str, ...] = field(default=())
+    needs: str = ""
+    """Optional input of the step that the method needs: ``datasets`` (of each model's task), ``dataset`` (one of all models), or the
+    kind of ``statistics`` of each model."""
 
     @property
     def config_class(self) -> type[Config]:

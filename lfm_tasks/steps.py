@@ -122,6 +122,23 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="search_merge",
+        title="Search a merge",
+        config="lfm_tasks.reuse.search_config:SearchMergeConfig",
+        run="lfm_tasks.reuse.search:run",
+        inputs={
+            "models": InputSpec(("model",), "Models of one architecture and vocabulary, in order.", many=True),
+            "base": InputSpec(("model",), "Model that they were made from; task vectors are differences from it.", required=False),
+            "datasets": InputSpec(
+                ("dataset",), "Prepared data set of each model's task, in order, or one for all; the best is chosen by them.", many=True
+            ),
+        },
+        outputs={"model": "model", "trials": "report"},
+        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="align",
         title="Align",
         config="lfm_tasks.reuse.alignment.config:AlignConfig",

@@ -87,6 +87,15 @@ class UnloadOperator(StepOperator):
     step = "unload"
 
 
+class SearchMergeOperator(StepOperator):
+    """The options of a merge that do best on validation rows, and the merge by them.
+
+    A mapped task for each method: ``SearchMergeOperator.partial(…).expand(config=[{"method": "ties", "search": {…}}, …])``.
+    """
+
+    step = "search_merge"
+
+
 class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 

@@ -33,6 +33,7 @@ def _card(
     preconditions: str,
     cost: str,
     access: tuple[Access, ...] = ("weights",),
+    needs: str = "",
 ) -> Card:
     return Card(
         name=name,
@@ -45,6 +46,7 @@ def _card(
         access=access,
         preconditions=preconditions,
         cost=cost,
+        needs=needs,
     )
 
 
@@ -57,6 +59,28 @@ CARDS = (
         "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
         "Fine-tunings of one base, in one basin.",
         ELEMENTWISE,
+    ),
+    _card(
+        "greedy_soup",
+        "Greedy soup",
+        "soups:GREEDY_SOUP",
+        "GreedySoupConfig",
+        "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
+        "Models tuned on one task; rows of it that none of them was tuned on.",
+        "2n − 1 passes over the rows for n models; three models in memory whatever n is.",
+        ("weights", "logits", "labels"),
+        "dataset",
+    ),
+    _card(
+        "learned_soup",
+        "Learned soup",
+        "soups:LEARNED_SOUP",
+        "LearnedSoupConfig",
+        "Wortsman et al. 2022, Model soups (arXiv 2203.05482)",
+        "Models tuned on one task; rows of it that none of them was tuned on.",
+        "A few passes forward and back over the rows; three models in memory, all are read twice in each step.",
+        ("weights", "gradients", "labels"),
+        "dataset",
     ),
     _card(
         "linear",
@@ -282,6 +306,7 @@ CARDS = (
         "Matena and Raffel 2021, Merging Models with Fisher-Weighted Averaging (arXiv 2111.09832)",
         "Fine-tunings of one base, and statistics of each (fisher_information).",
         WITH_STATISTICS,
+        needs="fisher_information",
     ),
     _card(
         "regmean",
@@ -291,6 +316,7 @@ CARDS = (
         "Jin et al. 2023, Dataless Knowledge Fusion by Merging Weights of Language Models (arXiv 2212.09849)",
         "Fine-tunings of one base, and statistics of each (gram).",
         SOLVES,
+        needs="gram",
     ),
     _card(
         "regmean_plus_plus",
@@ -301,6 +327,7 @@ CARDS = (
         "Fine-tunings of one base, and rows of each one's task; labels are not read.",
         THROUGH,
         ("weights", "activations"),
+        "datasets",
     ),
     _card(
         "adamerging",
@@ -311,6 +338,7 @@ CARDS = (
         UNLABELLED,
         PER_STEP,
         ("weights", "gradients"),
+        "datasets",
     ),
     _card(
         "adamerging_pp",
@@ -321,6 +349,7 @@ CARDS = (
         UNLABELLED,
         PER_STEP,
         ("weights", "gradients"),
+        "datasets",
     ),
     _card(
         "concrete_task_arithmetic",
@@ -331,6 +360,7 @@ CARDS = (
         UNLABELLED,
         PER_MASK,
         ("weights", "gradients"),
+        "datasets",
     ),
     _card(
         "concrete_adamerging",
@@ -341,6 +371,7 @@ CARDS = (
         UNLABELLED,
         PER_MASK,
         ("weights", "gradients"),
+        "datasets",
     ),
     *ADAPTER_CARDS,
 )

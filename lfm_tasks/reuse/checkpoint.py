@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,6 +107,22 @@ class Part(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         return self.whole.read(self.prefix + name)
+
+
+class Loaded(Checkpoint):
+    """The tensors ``names`` of ``source``, read once and held in memory as they are stored."""
+
+    def __init__(self, source: Checkpoint, names: Iterable[str]) -> None:
+        self.name, self.key, self.directory = source.name, source.key, source.directory
+        self.held = {name: source.read(name).clone() for name in names}
+        self.infos = {name: source.tensors[name] for name in self.held}
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        return self.infos
+
+    def read(self, name: str) -> Tensor:
+        return self.held[name]
 
 
 def depths(names: list[str]) -> dict[str, float]:

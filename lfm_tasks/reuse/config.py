@@ -35,9 +35,10 @@ class MergeConfig(MethodChoice):
     options: dict[str, Option] = Field(
         {}, description='Options of the method, e.g. {"density": 0.2}.', json_schema_extra={"section": "Method"}
     )
-    split: Literal["train", "validation"] = Field(
-        "train",
-        description="Rows of the input 'datasets' that a method with data learns from; the test split is for evaluation alone.",
+    split: Literal["auto", "train", "validation"] = Field(
+        "auto",
+        description="Rows of the input 'datasets' that a method with data looks at; auto: validation for the soups, which choose by "
+        "them, else train. The test split is for evaluation alone.",
         json_schema_extra={"section": "Method"},
     )
     filters: list[Filter] = Field(

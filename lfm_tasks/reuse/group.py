@@ -59,5 +59,9 @@ class MergeMethod:
     """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
     statistics: str | None = None
     """Kind of the statistics that the method takes, one for each model."""
+    split: Literal["train", "validation"] = "train"
+    """Rows that it looks at where the config leaves that to the method."""
+    one_task: bool = False
+    """The models are of one task: ``learn`` is given that one, opened with the first model."""
     surveys: Callable[[Any], tuple[Survey, ...]] = lambda options: ()
     """Passes over all tensors that come before the merge; each sees the sums of those before it."""

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.models.forward import Batch, class_logits, make_batch, stream
 from lfm_tasks.models.opening import check_labels, check_vocabulary, model_directory, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import tokenizer_digest
-from lfm_tasks.reuse.checkpoint import Checkpoint
+from lfm_tasks.reuse.checkpoint import Checkpoint, Part
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.step import Input, StepContext
 
@@ -60,7 +60,7 @@ class Learning:
     models: Sequence[Checkpoint]
     planned: Sequence[Planned]
     tasks: Sequence[Task]
-    """One for each model, in their order."""
+    """One for each model, in their order; or the one of a method with ``one_task``."""
     seed: int
     context: StepContext
     checkpoint_every: int = 0
@@ -126,3 +126,32 @@ def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) 
             "Save the model anew by save_pretrained, or merge by a method without data."
         )
     return Task(model.reference, module.requires_grad_(False), prefix, rows, module.config.pad_token_id or 0)
+
+
+def one_for_each(who: str, models: Sequence[Input], datasets: Sequence[Input]) -> list[Input]:
+    """A data set for each model; one may be that of all. Raises :class:`ConfigError` for another number."""
+    if len(datasets) not in (1, len(models)):
+        raise ConfigError(
+            f"{who} looks at the data of each model; {len(datasets)} of the input 'datasets' were given for {len(models)} models. "
+            "Give one for each, in their order, or one for all."
+        )
+    return list(datasets) if len(datasets) == len(models) else list(datasets) * len(models)
+
+
+def open_one_task(who: str, models: Sequence[Input], checkpoints: Sequence[Checkpoint], datasets: Sequence[Input], split: str) -> Task:
+    """The task that all of ``models`` were tuned on, opened with the first.
+
+    Raises :class:`ConfigError` unless there is one data set, :class:`IncompatibleModels` for models of other classes, and for
+    bare backbones, whose heads would not be merged.
+    """
+    if len(datasets) != 1:
+        raise ConfigError(
+            f"{who} is for models that were tuned on one task; {len(datasets)} of the input 'datasets' were given. Give that task's one."
+        )
+    if any(isinstance(one, Part) for one in checkpoints):
+        raise IncompatibleModels(f"{who} merges the heads too, and the base has none. Leave the input 'base' out.")
+    task = open_task(models[0], checkpoints[0], datasets[0], split)
+    if task.rows.task == "classification":
+        for model in models[1:]:
+            check_labels(model, task.rows.labels)
+    return task

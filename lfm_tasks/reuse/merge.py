@@ -21,7 +21,7 @@ from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.group import MergeMethod
-from lfm_tasks.reuse.learning import Learning, Learnt, Task, open_task
+from lfm_tasks.reuse.learning import Learning, Learnt, Task, one_for_each, open_one_task, open_task
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.statistics import open_statistics
 from lfm_tasks.reuse.streaming import Merge
@@ -79,22 +79,20 @@ def open_checkpoint(source: Input) -> Checkpoint:
 
 
 def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequence[Checkpoint]) -> list[Task]:
-    """A task for each model where the method learns from data; one data set may be that of all models.
+    """A task for each model where the method learns from data, or the one that all are of; one data set may be that of all models.
 
     Raises :class:`ConfigError` for too few data sets, and for any where the method takes none.
     """
-    sources, datasets = all_of(inputs, "models"), all_of(inputs, "datasets")
-    if METHODS[config.method].function.learn is None:
+    method, sources, datasets = METHODS[config.method].function, all_of(inputs, "models"), all_of(inputs, "datasets")
+    if method.learn is None:
         if datasets:
             raise ConfigError(f"The method {config.method} needs no data. Leave the input 'datasets' out.")
         return []
-    if len(datasets) not in (1, len(sources)):
-        raise ConfigError(
-            f"The method {config.method} learns from the data of each model; {len(datasets)} of the input 'datasets' were given for "
-            f"{len(sources)} models. Give one for each, in their order, or one for all."
-        )
-    datasets = datasets if len(datasets) == len(sources) else datasets * len(sources)
-    return [open_task(*one, config.split) for one in zip(sources, models, datasets, strict=True)]
+    split = method.split if config.split == "auto" else config.split
+    if method.one_task:
+        return [open_one_task(f"The method {config.method}", sources, models, datasets, split)]
+    datasets = one_for_each(f"The method {config.method}", sources, datasets)
+    return [open_task(*one, split) for one in zip(sources, models, datasets, strict=True)]
 
 
 def learn(method: MergeMethod, learning: Learning, options: Any) -> Learnt:

@@ -61,16 +61,26 @@ class Merge:
         try:
             with _one_thread_each():
                 self._resume(writer)
-                for survey in self.method.surveys(self.options):
-                    self.surveyed += (self._survey(survey),)
+                self._survey_all()
                 self._merge(directory, writer)
         finally:
             writer.close()
+
+    def in_memory(self) -> dict[str, Tensor]:
+        """The planned tensors as ``run`` would write them."""
+        with _one_thread_each():
+            self._survey_all()
+            with closing(self._each(self.planned, self._result)) as done:
+                return {one.name: tensor for one, tensor in done}
 
     @property
     def sources(self) -> list[Checkpoint]:
         """What is read."""
         return [self.base, *self.models] if self.base else list(self.models)
+
+    def _survey_all(self) -> None:
+        for survey in self.method.surveys(self.options):
+            self.surveyed += (self._survey(survey),)
 
     def _survey(self, survey: Callable[[Group, Any], Tensor]) -> Tensor:
         """Summed by name: the order, and so the sum's last bit, does not depend on files."""

@@ -16,7 +16,7 @@ from lfm_tasks.config import canonical_json
 from lfm_tasks.runner.ranks import world
 
 # Packages whose version may change a step's numbers; a different patch release of Airflow does not.
-NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "pyarrow", "numpy")
+NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "pyarrow", "numpy", "cma")
 
 SOURCES = (".py", ".yaml")
 

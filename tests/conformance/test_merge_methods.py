@@ -6,14 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.reuse import blocks
+from lfm_tasks.reuse.checkpoint import Checkpoint, Loaded
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.streaming import Merge
 from tests.groups import merge, models_for, random_group
+from tests.tuned import Context
 
-NAMES = [card.name for card in methods_of("merge")]
+ALL = [card.name for card in methods_of("merge")]
+SOUPS = {"greedy_soup", "learned_soup"}
+"""They have no kernel of their own; their laws are in ``tests/reuse``."""
+NAMES = [name for name in ALL if name not in SOUPS]
 SHAPES = [(24, 16), (7,), (), (5, 1), (1, 5), (0,), (0, 4), (3, 4, 5)]
 EVERYTHING = {"density": 1, "drop_rate": 0, "shallow": 1, "alpha": 0, "coefficient": 1}
 """Values with which a method of task vectors changes none of them."""
@@ -115,11 +123,43 @@ def test_one_expert_is_itself(name):
     torch.testing.assert_close(merge(name, group, **options(name, EVERYTHING)), group.models[0], atol=2e-6, rtol=1e-5)
 
 
-@methods
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A base and three fine-tunings of it in files."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    generator = torch.Generator().manual_seed(0)
+    base = {f"layer.{place}.weight": torch.randn(size, generator=generator) for place, size in enumerate([(9, 5), (4, 6), (7,)])}
+    found = []
+    for number in range(4):
+        noise = {name: 0.1 * number * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+        (root / str(number)).mkdir()
+        save_file({name: base[name] + noise[name] for name in base}, root / str(number) / "model.safetensors")
+        found.append(Checkpoint(str(number), str(number), root / str(number)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [case for case in CASES if not (METHODS[case.values[0]].function.learn or METHODS[case.values[0]].function.statistics)],
+)
+def test_what_a_search_makes_in_memory_is_what_a_merge_writes(name, values, checkpoints, tmp_path):
+    method, config = METHODS[name].function, METHODS[name].config_class(**values)
+    base, *models = checkpoints
+    models = models[: models_for(name)]
+    planned = plan(base, models, method)
+    written, held = tmp_path / "written", [Loaded(one, one.tensors) for one in (base, *models)]
+    Merge(base, models, planned, method, config, 7, Context(tmp_path / "work")).run(written)
+    made = Merge(held[0], held[1:], planned, method, config, 7, Context(tmp_path / "work")).in_memory()
+    expected = load_file(written / "model.safetensors")
+    assert made.keys() == expected.keys() and all(torch.equal(made[one], tensor) for one, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_card_says_what_it_is(name):
     card = METHODS[name]
-    assert card.area == "reuse" and card.access[0] == "weights"
-    assert (card.function.learn is not None) == (len(card.access) > 1), "only a method that learns from data asks for more than weights"
+    method = card.function
+    assert card.area == "reuse" and card.access[0] == "weights" and (method.learn is not None) == (len(card.access) > 1)
+    assert card.needs == (method.statistics or ("" if method.learn is None else "dataset" if method.one_task else "datasets"))
     assert card.title and card.preconditions and card.cost and any(character.isdigit() for character in card.paper)
     assert type(MergeConfig(method=name).method_config()) is card.config_class
     with pytest.raises(ConfigError, match=f"options of {name}: Unknown option 'nonsense'"):
@@ -129,6 +169,6 @@ def test_the_card_says_what_it_is(name):
 def test_an_option_of_one_name_is_one_option():
     """The form shows it once, with one description and one default for all methods that take it."""
     seen: dict[str, tuple] = {}
-    for name in NAMES:
+    for name in ALL:
         for option, field in METHODS[name].config_class.model_fields.items():
             assert seen.setdefault(option, (field.description, field.default)) == (field.description, field.default), (name, option)

@@ -15,6 +15,7 @@ from lfm_tasks.errors import ConfigError
 MAX_MODELS = 64
 Elect = Literal["sum", "weighted", "votes"]
 Combine = Literal["mean", "count", "sum", "max"]
+ScoreName = Literal["accuracy", "log_likelihood"]
 
 WEIGHTS = Field([], max_length=MAX_MODELS, description="A weight for each model, in their order; none gives each 1.")
 NORMALIZE = Field(True, description="Divide the weights by their sum.")
@@ -28,6 +29,9 @@ DROP_RATE = Field(0.5, ge=0, lt=1, description="Probability p that an element of
 RESCALE = Field("inverse", description="What is kept is scaled by 1/(1-p), or so that each task vector's L1 norm stays, or not at all.")
 FRACTION_T = Field(0.5, ge=0, le=1, description="Way from the first model (0) to the second (1).")
 Rescale = Literal["inverse", "l1", "none"]
+SCORE_ROWS = Field(
+    0, ge=0, le=1_000_000, description="Most rows of each data set that are scored; 0 for all.", json_schema_extra={"unit": "rows"}
+)
 
 
 class WeightedOptions(Config):
@@ -242,3 +246,16 @@ class ConcreteAdamergingConfig(ConcreteConfig, AdamergingConfig):
         "sgd", description="How the coefficients answer a mask, by one step from their start; Adam's first step is the gradient's sign."
     )
     inner_step_size: float = Field(0.1, gt=0, le=10, description="Learning rate of that step.")
+
+
+class GreedySoupConfig(Config):
+    score: ScoreName = Field("accuracy", description="What a model must not make worse to be taken in.")
+    score_rows: int = SCORE_ROWS
+
+
+class LearnedSoupConfig(Config):
+    soup_weights: Literal["model", "tensor"] = Field("model", description="One weight for each model, or for each model and tensor.")
+    passes: int = Field(3, ge=0, le=1000, description="Passes over the rows.")
+    rows_per_step: int = Field(32, ge=1, le=4096, description="Rows of a step of Adam.", json_schema_extra={"unit": "rows"})
+    soup_learning_rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the weights' logits.")
+    score_rows: int = SCORE_ROWS
