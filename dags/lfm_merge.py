@@ -13,11 +13,15 @@ from lfm_tasks.operators import (
     FinishRunOperator,
     GateOperator,
     MergeOperator,
+    MixOperator,
     PlanEvaluationsOperator,
     PlanGatesOperator,
     PlanMergeOperator,
     PlanMergesOperator,
+    PlanMixturesOperator,
+    PlanStatisticsOperator,
     PrepareOperator,
+    StatisticsOperator,
 )
 from lfm_tasks.operators.params import methods_param, reference_param, references_param, step_params
 
@@ -61,6 +65,10 @@ loss on a small one.
             "Other methods",
             "Methods to compare with, each with its defaults. They are in the table; the gate judges the one above.",
         ),
+        "mixtures": methods_param(
+            "mix", "Mixtures", "Models whose experts stay beside the base, each with its defaults, to compare with. They need the base."
+        ),
+        **step_params("statistics", skip=["method"]),
         **step_params("evaluate"),
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
@@ -68,10 +76,14 @@ loss on a small one.
 ) as dag:
     plan = PlanMergeOperator(task_id="plan")
     prepare = PrepareOperator.partial(task_id="prepare", **HEAVY).expand(inputs=plan.output)
-    merges = PlanMergesOperator(task_id="merges", prepare_task="prepare")
+    gathers = PlanStatisticsOperator(task_id="gathers", prepare_task="prepare")
+    statistics = StatisticsOperator.partial(task_id="statistics", **HEAVY).expand_kwargs(gathers.output)
+    merges = PlanMergesOperator(task_id="merges", prepare_task="prepare", statistics_task="statistics", trigger_rule="none_failed")
     merge = MergeOperator.partial(task_id="merge", references={"base": "{base}"}, outlets=[NEW_MODEL], **HEAVY).expand_kwargs(merges.output)
+    mixtures = PlanMixturesOperator(task_id="mixtures", prepare_task="prepare")
+    mix = MixOperator.partial(task_id="mix", references={"base": "{base}"}, outlets=[NEW_MODEL], **HEAVY).expand_kwargs(mixtures.output)
     evaluations = PlanEvaluationsOperator(
-        task_id="evaluations", prepare_task="prepare", merge_task="merge", trigger_rule="all_done_min_one_success"
+        task_id="evaluations", prepare_task="prepare", merge_task="merge", mix_task="mix", trigger_rule="all_done_min_one_success"
     )
     evaluate = EvaluateOperator.partial(task_id="evaluate", **HEAVY).expand(inputs=evaluations.output)
     compare = CompareOperator(
@@ -81,7 +93,8 @@ loss on a small one.
     gate = GateOperator.partial(task_id="gate").expand(inputs=gates.output)
     finish = FinishRunOperator(task_id="finish")
 
-    prepare >> merges
-    [prepare, merge] >> evaluations
+    prepare >> [gathers, mixtures]
+    [prepare, statistics] >> merges
+    [prepare, merge, mix] >> evaluations
     evaluate >> [compare, gates]
     [compare, gate] >> finish.as_teardown()

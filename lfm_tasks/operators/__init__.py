@@ -8,6 +8,8 @@ from lfm_tasks.operators.merging import (
     PlanGatesOperator,
     PlanMergeOperator,
     PlanMergesOperator,
+    PlanMixturesOperator,
+    PlanStatisticsOperator,
 )
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
@@ -52,6 +54,8 @@ __all__ = [
     "PlanGatesOperator",
     "PlanMergeOperator",
     "PlanMergesOperator",
+    "PlanMixturesOperator",
+    "PlanStatisticsOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",
     "PrepareOperator",

@@ -24,21 +24,37 @@ class PlanMergeOperator(BaseOperator):
         params = dict(context["params"])
         try:
             check_params(params, context["dag"].params)
-            methods(params)
+            methods(params), mixtures(params)
             return sources(params)
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
 
 
 def methods(params: Mapping[str, Any]) -> list[str]:
-    """The method of the form, whose result the gate judges, then the others. Raises :class:`ConfigError` for one named twice."""
-    known = [card.name for card in methods_of("merge")]
-    if unknown := [name for name in params["also"] if name not in known]:
-        raise ConfigError(f"also: {unknown_name('method', unknown[0], known)}")
-    named = [params["merge_method"], *params["also"]]
+    """The method of the form, whose result the gate judges, then the others.
+
+    Raises :class:`ConfigError` for one named twice, and for one whose models are of one task.
+    """
+    named = [params["merge_method"], *_known("also", "merge", params["also"])]
     if len(set(named)) < len(named):
         raise ConfigError(f"also names a method twice, or the one that the form has: {', '.join(named)}. Give each once.")
+    if soups := [name for name in named if METHODS[name].needs == "dataset"]:
+        raise ConfigError(f"{', '.join(soups)}: for models of one task; here each has its own. Run the step 'merge' with one data set.")
     return named
+
+
+def mixtures(params: Mapping[str, Any]) -> list[str]:
+    """Raises :class:`ConfigError` for one that is not known, and where there is no base to mix on."""
+    if params["mixtures"] and not params["base"]:
+        raise ConfigError(f"mixtures: {', '.join(params['mixtures'])} need the base that the models were made from. Give base.")
+    return _known("mixtures", "mix", params["mixtures"])
+
+
+def _known(param: str, step: str, given: list[str]) -> list[str]:
+    known = [card.name for card in methods_of(step)]
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"{param}: {unknown_name('method', unknown[0], known)}")
+    return list(given)
 
 
 def sources(params: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -65,10 +81,10 @@ def expert_of(task: str) -> str:
     return f"{task} expert"
 
 
-class PlanMergesOperator(BaseOperator):
-    """What *merge* is given for each method: the form's options for the form's method, the others have their defaults.
+class PlanStatisticsOperator(BaseOperator):
+    """What *statistics* is given: every model with its own data, once for each kind that one of the methods needs.
 
-    :param prepare_task: id of the mapped prepare task; its data sets go to methods that learn from data.
+    :param prepare_task: id of the mapped prepare task.
     """
 
     def __init__(self, *, prepare_task: str, **kwargs: Any) -> None:
@@ -77,17 +93,65 @@ class PlanMergesOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         params = dict(context["params"])
-        return merges(params, mapped_outputs(context, self.prepare_task, "dataset", len(params["data"])))
+        datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
+        pairs = [{"model": model, "dataset": dataset} for model, dataset in zip(params["models"], datasets, strict=True)]
+        return [{"config": {"method": kind}, "inputs": pair} for kind in statistics_kinds(params) for pair in pairs]
 
 
-def merges(params: Mapping[str, Any], datasets: list[str]) -> list[dict[str, Any]]:
-    plan = []
-    for place, method in enumerate(methods(params)):
-        inputs: dict[str, Any] = {"models": list(params["models"])}
-        if set(METHODS[method].access) != {"weights"}:
-            inputs["datasets"] = datasets
-        plan.append({"config": {"method": method, "options": {}} if place else {}, "inputs": inputs})
-    return plan
+def statistics_kinds(params: Mapping[str, Any]) -> list[str]:
+    kinds = [card.name for card in methods_of("statistics")]
+    return [kind for kind in kinds if any(METHODS[name].needs == kind for name in methods(params))]
+
+
+class PlanMergesOperator(BaseOperator):
+    """What *merge* is given for each method: the form's options for the form's method, the others have their defaults.
+
+    Data sets go to methods that learn from data, statistics to those that use them.
+
+    :param prepare_task: id of the mapped prepare task.
+    :param statistics_task: id of the mapped statistics task.
+    """
+
+    def __init__(self, *, prepare_task: str, statistics_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prepare_task, self.statistics_task = prepare_task, statistics_task
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        params, count = dict(context["params"]), len(context["params"]["models"])
+        kinds = statistics_kinds(params)
+        found = mapped_outputs(context, self.statistics_task, "statistics", count * len(kinds)) if kinds else []
+        given: dict[str, list[str]] = {kind: found[place * count :][:count] for place, kind in enumerate(kinds)}
+        given["datasets"] = mapped_outputs(context, self.prepare_task, "dataset", count)
+        return merges(params, given)
+
+
+def merges(params: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """``given``: one for each model, by what a card says that its method needs."""
+    judged, *others = methods(params)
+    plan = [{"config": {}, "inputs": _inputs(params, judged, given)}]
+    return plan + [{"config": {"method": name, "options": {}}, "inputs": _inputs(params, name, given)} for name in others]
+
+
+class PlanMixturesOperator(BaseOperator):
+    """What *mix* is given for each of the Param ``mixtures``.
+
+    :param prepare_task: id of the mapped prepare task.
+    """
+
+    def __init__(self, *, prepare_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prepare_task = prepare_task
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        params = dict(context["params"])
+        given = {"datasets": mapped_outputs(context, self.prepare_task, "dataset", len(params["models"]))}
+        return [{"config": {"method": name}, "inputs": _inputs(params, name, given)} for name in mixtures(params)]
+
+
+def _inputs(params: Mapping[str, Any], method: str, given: Mapping[str, list[str]]) -> dict[str, Any]:
+    inputs = {"models": list(params["models"])}
+    needs = METHODS[method].needs
+    return inputs | ({"datasets" if needs == "datasets" else "statistics": given[needs]} if needs else {})
 
 
 class PlanEvaluationsOperator(BaseOperator):
@@ -98,26 +162,29 @@ class PlanEvaluationsOperator(BaseOperator):
 
     :param prepare_task: id of the mapped prepare task.
     :param merge_task: id of the mapped merge task.
+    :param mix_task: id of the mapped mix task.
     """
 
-    def __init__(self, *, prepare_task: str, merge_task: str, **kwargs: Any) -> None:
+    def __init__(self, *, prepare_task: str, merge_task: str, mix_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.prepare_task, self.merge_task = prepare_task, merge_task
+        self.prepare_task, self.merge_task, self.mix_task = prepare_task, merge_task, mix_task
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
-        named = methods(params)
+        judged, *_ = named = methods(params)
         datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
-        made = context["ti"].xcom_pull(task_ids=self.merge_task, map_indexes=range(len(named)))
-        results = {name: one for name, one in zip(named, made, strict=True) if one}
-        if None in datasets or named[0] not in results:
-            raise AirflowFailException(
-                f"The merge by {named[0]}, which the gate judges, or the data of a task is not there. See their logs."
-            )
+        results = self._made(context, self.merge_task, named) | self._made(context, self.mix_task, mixtures(params))
+        if None in datasets or judged not in results:
+            raise AirflowFailException(f"The merge by {judged}, which the gate judges, or the data of a task is not there. See their logs.")
         cells, inputs = evaluations(params, datasets, {name: one["outputs"]["model"] for name, one in results.items()})
         context["ti"].xcom_push(key="cells", value=cells)
         context["ti"].xcom_push(key="subjects", value=subjects(cells, {name: one["metrics"] for name, one in results.items()}))
         return inputs
+
+    def _made(self, context: Context, task_id: str, names: list[str]) -> dict[str, Any]:
+        """Results of the instances of a mapped task that ended well, by their methods."""
+        made = context["ti"].xcom_pull(task_ids=task_id, map_indexes=range(len(names))) if names else []
+        return {name: one for name, one in zip(names, made, strict=True) if one}
 
 
 def evaluations(

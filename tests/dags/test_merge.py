@@ -5,22 +5,23 @@ from __future__ import annotations
 import pytest
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.operators.merging import evaluations, gates, merges, methods, sources, task_names
+from lfm_tasks.operators.merging import evaluations, gates, merges, methods, mixtures, sources, statistics_kinds, task_names
 from tests.dags.conftest import of_task
 from tests.experts import make_experts
 
 
 def test_a_merge_of_one_expert_with_weight_1_is_that_expert_on_its_task(run_dag, tmp_path):
     weights = {"merge_method": "linear", "merge_weights": [1.0, 0.0], "merge_normalize": False}
-    conf = {**make_experts(tmp_path), **weights, "also": ["uniform_soup", "expo"]}
+    conf = {**make_experts(tmp_path), **weights, "also": ["regmean", "expo"], "mixtures": ["smile"], "statistics_max_rows": 16}
     state, states, records = run_dag("lfm_merge", conf)
     assert state == "success", states
     found = of_task(records, "compare")["summary"]
     by_name = {one["name"]: one for one in found["subjects"]}
-    assert list(by_name) == ["base", "topics.jsonl expert", "moods.jsonl expert", "linear", "uniform_soup"]
+    assert list(by_name) == ["base", "topics.jsonl expert", "moods.jsonl expert", "linear", "regmean", "smile"]
     assert by_name["linear"]["tasks"]["topics.jsonl"] == by_name["topics.jsonl expert"]["tasks"]["topics.jsonl"]
     assert by_name["linear"]["cpu_seconds"] > 0
-    assert any(by_name[name]["on_front"] for name in ("linear", "uniform_soup"))
+    assert by_name["smile"]["extra_parameters"] > 0
+    assert any(by_name[name]["on_front"] for name in ("linear", "regmean", "smile"))
     assert states["merge[2]"] == "failed"  # expo takes one model: it is left out, the others are measured
     assert sum(record["step"] == "gate" for record in records) == 2
 
@@ -51,12 +52,18 @@ def test_everybody_but_the_tasks_own_expert_borrows_its_head():
 
 
 def test_each_method_is_merged_by_once_the_others_with_their_defaults():
-    params = {"models": ["a", "b"], "merge_method": "ties", "also": ["linear"]}
+    params = {"models": ["a", "b"], "base": None, "merge_method": "ties", "also": ["regmean", "adamerging"], "mixtures": []}
     inputs = {"models": ["a", "b"]}
-    assert merges(params, ["X", "Y"]) == [
+    assert merges(params, {"datasets": ["X", "Y"], "gram": ["G", "H"]}) == [
         {"config": {}, "inputs": inputs},
-        {"config": {"method": "linear", "options": {}}, "inputs": inputs},
+        {"config": {"method": "regmean", "options": {}}, "inputs": inputs | {"statistics": ["G", "H"]}},
+        {"config": {"method": "adamerging", "options": {}}, "inputs": inputs | {"datasets": ["X", "Y"]}},
     ]
+    assert statistics_kinds(params) == ["gram"]
+    with pytest.raises(ConfigError, match="greedy_soup: for models of one task"):
+        methods({**params, "also": ["greedy_soup"]})
+    with pytest.raises(ConfigError, match="mixtures: smile need the base"):
+        mixtures({**params, "mixtures": ["smile"]})
     with pytest.raises(ConfigError, match="also: Unknown method 'lienar'. Did you mean 'linear'"):
         methods({**params, "also": ["lienar"]})
     with pytest.raises(ConfigError, match="also names a method twice, or the one that the form has: ties, ties"):

@@ -6,7 +6,15 @@ from lfm_tasks.registry import Access, Card
 
 
 def _card(
-    name: str, title: str, implementation: str, config: str, paper: str, access: tuple[Access, ...], preconditions: str, cost: str
+    name: str,
+    title: str,
+    implementation: str,
+    config: str,
+    paper: str,
+    access: tuple[Access, ...],
+    preconditions: str,
+    cost: str,
+    needs: str = "",
 ) -> Card:
     return Card(
         name=name,
@@ -19,6 +27,7 @@ def _card(
         access=access,
         preconditions=preconditions,
         cost=cost,
+        needs=needs,
     )
 
 
@@ -42,6 +51,7 @@ CARDS = (
         ("weights", "gradients", "text"),
         "Fine-tuned classifiers of one base; unlabelled rows of each task. Decoders only with router_depth 0.",
         "Every feed-forward once more for each expert; its weights are put together for each sample.",
+        "datasets",
     ),
     _card(
         "e_wemoe",
@@ -52,6 +62,7 @@ CARDS = (
         ("weights", "gradients", "text"),
         "As WEMoE.",
         "As WEMoE with the share density of the task vectors, and one router.",
+        "datasets",
     ),
     _card(
         "pareto_moe",
@@ -62,6 +73,7 @@ CARDS = (
         ("weights", "gradients", "labels"),
         "Fine-tunings of one base; labelled rows of each task.",
         "Some hundred trained parameters. A plain model for each preference comes from it by the step unload, at no cost in inference.",
+        "datasets",
     ),
     _card(
         "upcycle",
