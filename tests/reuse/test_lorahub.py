@@ -82,7 +82,7 @@ def loss(adapter: Input, dataset: Input) -> float:
 def test_what_is_found_is_better_than_the_obvious_and_what_is_measured_is_written(labelled, space, tmp_path):
     """The written adapter is cut to the adapters' rank: its loss is that of the best point, not of the uncut sum there."""
     adapters, dataset = labelled
-    options = {"examples": 48, "evaluations": 40, "penalty": 0.0, "space": space}
+    options = {"examples": 48, "evaluations": 20, "penalty": 0.0, "space": space}
     inputs = {"adapters.0": adapters[0], "adapters.1": adapters[1], "dataset": dataset}
     outcome = step.run(MergeAdaptersConfig(method="lorahub", options=options), inputs, Context(tmp_path / "found"))
     path = outcome.outputs["adapter"].path

@@ -22,8 +22,7 @@ def test_the_merge_of_two_experts_beats_the_base_on_both_tasks(home: Path, tmp_p
     store = Store.open(settings.store)
 
     def run(step: str, config: dict, **inputs: str) -> JobResult:
-        named = {name.replace("_", "."): reference for name, reference in inputs.items()}
-        return run_job(Job(step=step, config=config, inputs=named), settings, StopSignal())
+        return run_job(Job(step=step, config=config, inputs=inputs), settings, StopSignal())
 
     make_llama(tmp_path / "base")
     base, data, experts = f"sha256:{store.commit(tmp_path / 'base', 'model').sha256}", {}, {}
@@ -35,7 +34,7 @@ def test_the_merge_of_two_experts_beats_the_base_on_both_tasks(home: Path, tmp_p
         data[task] = run("prepare", {"task": "text", "max_length": 64}, data=raw, model=base).outputs["dataset"]
         options = {"max_steps": 30, "batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 0, "save_merged": False}
         experts[task] = run("tune", options, model=base, dataset=data[task]).outputs["adapter"]
-    merged = run("merge_adapters", {"options": {"rank": 16}}, **{f"adapters_{place}": one for place, one in enumerate(experts.values())})
+    merged = run("merge_adapters", {"options": {"rank": 16}}, **{f"adapters.{place}": one for place, one in enumerate(experts.values())})
     assert merged.summary["ranks"] == [16] and merged.metrics["kept_energy"] == pytest.approx(1, abs=1e-5)
 
     def perplexity(model: str, task: str) -> float:
