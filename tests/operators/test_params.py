@@ -38,7 +38,7 @@ def test_the_forms_defaults_fit_their_own_schema_and_give_the_configs_defaults(n
     required = {key for key, info in step.config_class.model_fields.items() if info.is_required()}
     values = config_values(step, name, params)
     assert required.isdisjoint(values)
-    examples = {"model_name": "example"}
+    examples = {"model_name": "example", "slices": [{"layers": [0, 1]}]}
     given = {key: examples[key] for key in required}
     assert parse_config(step.config_class, values | given) == parse_config(step.config_class, given)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +17,7 @@ from lfm_tasks.reuse.group import Group
 from lfm_tasks.statistics import gather
 from lfm_tasks.statistics.config import StatisticsConfig
 from lfm_tasks.step import Input
-from tests.groups import random_group, random_statistics
+from tests.groups import random_group, random_statistics, uniform_draws
 from tests.oracle.fusion_bench_runs import Case, results
 from tests.tuned import LABELS, Context, bert_input, write_dataset
 
@@ -108,7 +107,7 @@ def case_of(pair: Pair) -> Case:
 
 def _draws(group: Group, model: int) -> torch.Tensor:
     """It keeps what is above the drop rate, we what is below the rest."""
-    return 1 - torch.from_numpy(group.stream(model, "drop").random(group.base.numel(), dtype=np.float32))
+    return 1 - uniform_draws(group, model)
 
 
 def merged(pair: Pair) -> dict[str, torch.Tensor]:
