@@ -6,73 +6,106 @@ Beside the merges stand the base (below each expert's head), each expert, and wh
 from __future__ import annotations
 
 import statistics
+import sys
 from typing import Any
 
 from steps import SEEDS, run, write
 
-from lfm_tasks.catalogue import methods_of
+from lfm_tasks.catalogue import METHODS, methods_of
 
 BASE = "starter://minilm-l6"
 TASKS = {"topics": "bbc-news", "movies": "movie-reviews", "sarcasm": "sarcasm", "tweets": "tweets"}
 PREPARE = {"task": "classification", "text_column": "text", "label_column": "label", "max_length": 64, "max_eval_samples": 400}
 MAX_SAMPLES = 200
+EXPERT = "each task's expert"
+COSTS = ("cpu_seconds", "peak_memory_bytes", "extra_parameters")
 TUNE = {"method": "full", "learning_rate": 5e-5, "epochs": 2, "batch_size": 16, "max_steps": 200, "warmup_ratio": 0.1}
-TUNED_BY_HAND = {"task_arithmetic, scale 0.3": ("task_arithmetic", {"scale": 0.3}), "ties, scale 0.3": ("ties", {"scale": 0.3})}
-"""The scale that the papers use for many tasks, beside our default of 1."""
+BY_HAND = {
+    "task_arithmetic, scale 0.3": ("task_arithmetic", {"scale": 0.3}),
+    "ties, scale 0.3": ("ties", {"scale": 0.3}),
+    "adamerging": ("adamerging", {"steps": 200}),
+    "adamerging_pp": ("adamerging_pp", {"steps": 200}),
+    "concrete_task_arithmetic": ("concrete_task_arithmetic", {"mask_steps": 200}),
+    "concrete_adamerging": ("concrete_adamerging", {"mask_steps": 100, "steps": 100}),
+}
+"""The scale that the papers use for many tasks, beside our default of 1; a fifth of the default's steps."""
+MIXTURES = {"smile": {}, "wemoe": {"steps": 100}}
+ENSEMBLE = "ensemble (probability_mean)"
 
 
 def main() -> None:
-    datasets = {
-        task: run("prepare", {"data": f"starter://{name}", "model": BASE}, **PREPARE).outputs["dataset"] for task, name in TASKS.items()
-    }
-    found = [one_seed(datasets, seed) for seed in SEEDS]
+    only = sys.argv[1:]
+    datasets = {}
+    for task, name in TASKS.items():
+        datasets[task] = run("prepare", {"data": f"starter://{name}", "model": BASE}, **PREPARE).outputs["dataset"]
+    found = [one_seed(datasets, seed, only) for seed in SEEDS]
     names = [name for name in found[0] if all(name in one for one in found)]
     write("merging", {"tasks": list(TASKS), "seeds": found}, table(names, found))
 
 
-def one_seed(datasets: dict[str, str], seed: int) -> dict[str, dict[str, Any]]:
-    """Accuracy by task, and cost, of each subject."""
+def one_seed(datasets: dict[str, str], seed: int, only: list[str]) -> dict[str, dict[str, Any]]:
+    """Accuracy by task, and cost, of each subject; of the methods ``only`` those named, where some are."""
     experts = {task: run("tune", {"model": BASE, "dataset": data}, **TUNE, seed=seed).outputs["model"] for task, data in datasets.items()}
+    sources = {"models": list(experts.values()), "base": BASE}
 
     def measure(models: dict[str, str]) -> dict[str, float]:
         asked = {task: {"model": models[task], "dataset": datasets[task]} for task in datasets}
         heads = {task: {} if models[task] == experts[task] else {"head": experts[task]} for task in datasets}
-        return {
-            task: run("evaluate", asked[task] | heads[task], max_samples=MAX_SAMPLES).metrics["classification/accuracy"]
-            for task in datasets
-        }
+        found = {}
+        for task in datasets:
+            report = run("evaluate", asked[task] | heads[task], max_samples=MAX_SAMPLES)
+            found[task] = report.metrics["classification/accuracy"]
+        return found
 
-    subjects = {"base": {"accuracy": measure(dict.fromkeys(datasets, BASE))}, "each task's expert": {"accuracy": measure(experts)}}
+    def result(step: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
+        needs = METHODS[method].needs
+        data = {"": {}, "datasets": {"datasets": list(datasets.values())}}.get(needs) if needs in ("", "datasets") else statistics(needs)
+        made = run(step, sources | data, alone=True, method=method, seed=seed, options=options)
+        return {"accuracy": measure(dict.fromkeys(datasets, made.outputs["model"])), **{name: made.metrics.get(name, 0) for name in COSTS}}
+
+    def statistics(kind: str) -> dict[str, list[str]]:
+        pairs = [{"model": experts[task], "dataset": datasets[task]} for task in datasets]
+        return {"statistics": [run("statistics", pair, method=kind).outputs["statistics"] for pair in pairs]}
+
+    subjects = {"base": {"accuracy": measure(dict.fromkeys(datasets, BASE))}, EXPERT: {"accuracy": measure(experts)}}
     subjects |= {f"{task} expert on all": {"accuracy": measure(dict.fromkeys(datasets, model))} for task, model in experts.items()}
-    plans = {card.name: (card.name, {}) for card in methods_of("merge") if fits(card)} | TUNED_BY_HAND
-    for name, (method, options) in plans.items():
-        inputs: dict[str, Any] = {"models": list(experts.values()), "base": BASE}
-        if set(card_of(method).access) != {"weights"}:
-            inputs["datasets"] = list(datasets.values())
-        made = run("merge", inputs, alone=True, method=method, seed=seed, options=options)
-        cost = {one: made.metrics[one] for one in ("cpu_seconds", "peak_memory_bytes")}
-        subjects[name] = {"accuracy": measure(dict.fromkeys(datasets, made.outputs["model"])), **cost}
+    plans = {card.name: ("merge", card.name, {}) for card in methods_of("merge") if fits(card)}
+    plans |= {name: ("merge", *plan) for name, plan in BY_HAND.items()}
+    plans |= {name: ("mix", name, options) for name, options in MIXTURES.items()}
+    for name, plan in plans.items():
+        if not only or name in only:
+            subjects[name] = result(*plan)
+    if not only or ENSEMBLE in only:
+        subjects[ENSEMBLE] = {"accuracy": ensemble(experts, datasets)}
     return subjects
 
 
-def card_of(name: str) -> Any:
-    return next(card for card in methods_of("merge") if card.name == name)
+def ensemble(experts: dict[str, str], datasets: dict[str, str]) -> dict[str, float]:
+    """Every expert answers, below the head of the task's own expert."""
+    found = {}
+    for task, data in datasets.items():
+        inputs = {"models": list(experts.values()), "dataset": data, "head": experts[task]}
+        found[task] = run("ensemble", inputs, max_samples=MAX_SAMPLES).metrics["classification/accuracy"]
+    return found
 
 
 def fits(card: Any) -> bool:
     method = card.function
-    return method.least <= len(TASKS) and (method.most is None or method.most >= len(TASKS))
+    return card.needs != "dataset" and method.least <= len(TASKS) and (method.most is None or method.most >= len(TASKS))
 
 
 def table(names: list[str], found: list[dict[str, dict[str, Any]]]) -> str:
-    rows = [f"| model | {' | '.join(TASKS)} | mean | normalised | CPU s | peak MiB |", "|---|" + "---:|" * (len(TASKS) + 4)]
+    rows = [
+        f"| model | {' | '.join(TASKS)} | mean | normalised | extra parameters | CPU s | peak MiB |",
+        "|---|" + "---:|" * (len(TASKS) + 5),
+    ]
     for name in sorted(names, key=lambda name: -statistics.mean(mean(one[name]) for one in found)):
         by_task = [statistics.mean(one[name]["accuracy"][task] for one in found) for task in TASKS]
         means = [mean(one[name]) for one in found]
-        shares = [normalised(one[name], one["each task's expert"]) for one in found]
-        cost = [statistics.mean(one[name].get(key, 0) for one in found) for key in ("cpu_seconds", "peak_memory_bytes")]
+        shares = [normalised(one[name], one[EXPERT]) for one in found]
+        cpu, memory, extra = (statistics.mean(one[name].get(key, 0) for one in found) for key in COSTS)
         shown = [f"{value:.3f}" for value in by_task] + [f"{statistics.mean(means):.3f} ± {statistics.stdev(means):.3f}"]
-        shown += [f"{statistics.mean(shares):.1%}", *([f"{cost[0]:.1f}", f"{cost[1] / 2**20:,.0f}"] if cost[0] else ["", ""])]
+        shown += [f"{statistics.mean(shares):.1%}", *([f"{extra:,.0f}", f"{cpu:.1f}", f"{memory / 2**20:,.0f}"] if cpu else [""] * 3)]
         rows.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(rows)
 
