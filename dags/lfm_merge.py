@@ -83,7 +83,7 @@ loss on a small one.
     mixtures = PlanMixturesOperator(task_id="mixtures", prepare_task="prepare")
     mix = MixOperator.partial(task_id="mix", references={"base": "{base}"}, outlets=[NEW_MODEL], **HEAVY).expand_kwargs(mixtures.output)
     evaluations = PlanEvaluationsOperator(
-        task_id="evaluations", prepare_task="prepare", merge_task="merge", mix_task="mix", trigger_rule="all_done_min_one_success"
+        task_id="evaluations", prepare_task="prepare", merge_task="merge", mix_task="mix", trigger_rule="all_done"
     )
     evaluate = EvaluateOperator.partial(task_id="evaluate", **HEAVY).expand(inputs=evaluations.output)
     compare = CompareOperator(
