@@ -12,7 +12,7 @@ import torch
 from lfm_tasks.models.opening import open_classifier
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.step import Input
-from tests.prepared import identity, write_prepared
+from tests.prepared import identity, write_labelled, write_prepared
 from tests.toys import make_bert
 from tests.tuned import model_input
 
@@ -66,3 +66,14 @@ def _rows_with_marks(first: int, classes: int, seed: int) -> list[dict[str, Any]
         ids[int(random.integers(6))] = first + index % classes
         rows.append({"sample_id": identity(f"{seed} {first} {index}"), "input_ids": ids, "text": "", "label": index % classes})
     return rows
+
+
+def expert_inputs(root: Path, counts: tuple[int, int] = (24, 24)) -> dict[str, Input]:
+    """The inputs ``base``, ``models.N`` and ``datasets.N`` of a merge that learns: the experts, and so many rows of each one's task."""
+    make_experts(root)
+    found = {"base": Input("base", "model", "0" * 64, root / "base")}
+    for place, ((task, labels), count) in enumerate(zip(TASKS.items(), counts, strict=True)):
+        found[f"models.{place}"] = Input(task, "model", f"{place + 1}" * 64, root / task / "model")
+        rows = write_labelled(root / task / "rows", root / "base", count=count, labels=labels)
+        found[f"datasets.{place}"] = Input(f"{task} rows", "dataset", f"{place + 5}" * 64, rows)
+    return found

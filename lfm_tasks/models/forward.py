@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lfm_tasks.models.prepared import Rows
 from lfm_tasks.seeds import derive_seed
@@ -19,7 +20,12 @@ Forward = Callable[[nn.Module, Batch], Tensor]
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Class logits of a classifier; of a decoder the next-token logits after the last token of each row."""
-    return class_logits(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch)
+    return class_logits(model(**_asked(batch)).logits, batch)
+
+
+def forward_with(model: nn.Module, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """:func:`forward` of the model with ``tensors`` in the place of its own of these names; differentiable by them."""
+    return class_logits(functional_call(model, dict(tensors), kwargs=_asked(batch)).logits, batch)
 
 
 def class_logits(logits: Tensor, batch: Batch) -> Tensor:
@@ -28,6 +34,13 @@ def class_logits(logits: Tensor, batch: Batch) -> Tensor:
         return logits
     last = batch["attention_mask"].sum(1) - 1
     return logits[torch.arange(len(last)), last]
+
+
+def batches(rows: Rows, batch_size: int, pad_token_id: int, most: int = 0) -> Iterator[dict[str, Tensor]]:
+    """The first ``most`` rows in their order, once; 0: all."""
+    places = range(min(most or len(rows), len(rows)))
+    for start in range(0, len(places), batch_size):
+        yield make_batch(rows, places[start : start + batch_size], pad_token_id)
 
 
 def make_batch(rows: Rows, places: Sequence[int], pad_token_id: int) -> dict[str, Tensor]:
@@ -62,6 +75,10 @@ def stream(rows: Rows, batch_size: int, pad_token_id: int, seed: int, name: str)
         for start in range(0, len(rows), batch_size):
             yield make_batch(rows, order[start : start + batch_size].tolist(), pad_token_id)
         epoch += 1
+
+
+def _asked(batch: Batch) -> dict[str, Tensor]:
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
 
 def _question(rows: Rows, place: int) -> np.ndarray:

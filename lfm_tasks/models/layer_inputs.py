@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -68,9 +68,7 @@ class InputProducts:
 def input_products(layers: Mapping[str, Layer]) -> Iterator[InputProducts]:
     """While it is open, every run of the model, without gradients and without padding, adds to the products."""
     products = InputProducts()
-    handles = [layer.module.register_forward_pre_hook(partial(products.see, name)) for name, layer in layers.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.module.register_forward_pre_hook(partial(products.see, name)))
         yield products
-    finally:
-        for handle in handles:
-            handle.remove()

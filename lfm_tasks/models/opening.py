@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import KeysView
+from collections.abc import Iterable, KeysView
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from transformers import (
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
 from lfm_tasks.models.mixtures.files import base_tensors, is_mixture, refuse_mixture
 from lfm_tasks.models.mixtures.installing import install_experts
+from lfm_tasks.models.prepared import Rows
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import ADAPTER_FILE, ADAPTER_WEIGHTS
+from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import Input
 
@@ -183,6 +185,30 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
 def is_classifier(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def open_for(source: Input, rows: Rows) -> PreTrainedModel:
+    """The model that the rows are for: a classifier of their classes, or a decoder.
+
+    Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer.
+    """
+    if rows.task == "classification":
+        check_labels(source, rows.labels)
+        model = open_classifier(source, rows.labels)
+    else:
+        model = open_causal_lm(source)
+    check_vocabulary(model, tokenizer_digest(model_directory(source)), rows.description)
+    return model
+
+
+def check_names(where: str, names: Iterable[str], model: nn.Module) -> None:
+    """Raise :class:`IncompatibleModels` for a stored name that the opened model does not have."""
+    known = model.state_dict().keys()
+    if unknown := sorted(name for name in names if name not in known):
+        raise IncompatibleModels(
+            f"{where} names a tensor {unknown[0]} that transformers has no place for in {type(model).__name__} ({len(unknown)} such "
+            "tensors). Save the model anew by save_pretrained."
+        )
 
 
 def check_labels(source: Input, labels: list[str]) -> None:

@@ -81,8 +81,8 @@ def expert_of(task: str) -> str:
     return f"{task} expert"
 
 
-class PlanStatisticsOperator(BaseOperator):
-    """What *statistics* is given: every model with its own data, once for each kind that one of the methods needs.
+class AfterPrepareOperator(BaseOperator):
+    """Plans the work on the prepared data sets.
 
     :param prepare_task: id of the mapped prepare task.
     """
@@ -91,10 +91,17 @@ class PlanStatisticsOperator(BaseOperator):
         super().__init__(**kwargs)
         self.prepare_task = prepare_task
 
+    def datasets(self, context: Context) -> list[str | None]:
+        """One for each model, in their order."""
+        return mapped_outputs(context, self.prepare_task, "dataset", len(context["params"]["data"]))
+
+
+class PlanStatisticsOperator(AfterPrepareOperator):
+    """What *statistics* is given: every model with its own data, once for each kind that one of the methods needs."""
+
     def execute(self, context: Context) -> list[dict[str, Any]]:
         params = dict(context["params"])
-        datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
-        pairs = [{"model": model, "dataset": dataset} for model, dataset in zip(params["models"], datasets, strict=True)]
+        pairs = [{"model": model, "dataset": one} for model, one in zip(params["models"], self.datasets(context), strict=True)]
         return [{"config": {"method": kind}, "inputs": pair} for kind in statistics_kinds(params) for pair in pairs]
 
 
@@ -103,25 +110,24 @@ def statistics_kinds(params: Mapping[str, Any]) -> list[str]:
     return [kind for kind in kinds if any(METHODS[name].needs == kind for name in methods(params))]
 
 
-class PlanMergesOperator(BaseOperator):
+class PlanMergesOperator(AfterPrepareOperator):
     """What *merge* is given for each method: the form's options for the form's method, the others have their defaults.
 
     Data sets go to methods that learn from data, statistics to those that use them.
 
-    :param prepare_task: id of the mapped prepare task.
     :param statistics_task: id of the mapped statistics task.
     """
 
-    def __init__(self, *, prepare_task: str, statistics_task: str, **kwargs: Any) -> None:
+    def __init__(self, *, statistics_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.prepare_task, self.statistics_task = prepare_task, statistics_task
+        self.statistics_task = statistics_task
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         params, count = dict(context["params"]), len(context["params"]["models"])
         kinds = statistics_kinds(params)
         found = mapped_outputs(context, self.statistics_task, "statistics", count * len(kinds)) if kinds else []
         given: dict[str, list[str]] = {kind: found[place * count :][:count] for place, kind in enumerate(kinds)}
-        given["datasets"] = mapped_outputs(context, self.prepare_task, "dataset", count)
+        given["datasets"] = self.datasets(context)
         return merges(params, given)
 
 
@@ -132,19 +138,12 @@ def merges(params: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[di
     return plan + [{"config": {"method": name, "options": {}}, "inputs": _inputs(params, name, given)} for name in others]
 
 
-class PlanMixturesOperator(BaseOperator):
-    """What *mix* is given for each of the Param ``mixtures``.
-
-    :param prepare_task: id of the mapped prepare task.
-    """
-
-    def __init__(self, *, prepare_task: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.prepare_task = prepare_task
+class PlanMixturesOperator(AfterPrepareOperator):
+    """What *mix* is given for each of the Param ``mixtures``."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         params = dict(context["params"])
-        given = {"datasets": mapped_outputs(context, self.prepare_task, "dataset", len(params["models"]))}
+        given = {"datasets": self.datasets(context)}
         return [{"config": {"method": name}, "inputs": _inputs(params, name, given)} for name in mixtures(params)]
 
 
@@ -154,25 +153,24 @@ def _inputs(params: Mapping[str, Any], method: str, given: Mapping[str, list[str
     return inputs | ({"datasets" if needs == "datasets" else "statistics": given[needs]} if needs else {})
 
 
-class PlanEvaluationsOperator(BaseOperator):
+class PlanEvaluationsOperator(AfterPrepareOperator):
     """Inputs of *evaluate*: base, champion, experts and results on every task.
 
     Hands on ``cells``, whose they are, and ``subjects``. Classifiers are measured with the head of the task's own expert (Param
     ``heads``). A method that failed is left out, but for the one that the gate judges.
 
-    :param prepare_task: id of the mapped prepare task.
     :param merge_task: id of the mapped merge task.
     :param mix_task: id of the mapped mix task.
     """
 
-    def __init__(self, *, prepare_task: str, merge_task: str, mix_task: str, **kwargs: Any) -> None:
+    def __init__(self, *, merge_task: str, mix_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.prepare_task, self.merge_task, self.mix_task = prepare_task, merge_task, mix_task
+        self.merge_task, self.mix_task = merge_task, mix_task
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         params = dict(context["params"])
         judged, *_ = named = methods(params)
-        datasets = mapped_outputs(context, self.prepare_task, "dataset", len(params["data"]))
+        datasets = self.datasets(context)
         results = self._made(context, self.merge_task, named) | self._made(context, self.mix_task, mixtures(params))
         if None in datasets or judged not in results:
             raise AirflowFailException(f"The merge by {judged}, which the gate judges, or the data of a task is not there. See their logs.")

@@ -48,13 +48,23 @@ Survey = Callable[[Group, Any], Tensor]
 """A tensor's part of a sum over the whole model."""
 
 
-@dataclass(frozen=True)
-class MergeMethod:
-    kernel: Callable[[Group, Any], Tensor]
-    """``(group, options) -> merged``, of the group's shape and dtype."""
-    base: Literal["required", "optional", "ignored"]
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The models that a method takes."""
+
+    base: Literal["required", "optional", "ignored"] = "required"
     least: int = 1
     most: int | None = None
+    """Beside the base."""
+
+    def takes(self, models: int) -> bool:
+        return self.least <= models and (self.most is None or models <= self.most)
+
+
+@dataclass(frozen=True)
+class MergeMethod(Roles):
+    kernel: Callable[[Group, Any], Tensor]
+    """``(group, options) -> merged``, of the group's shape and dtype."""
     learn: Callable[[Learning, Any], Learnt | Mapping[str, Tensor]] | None = None
     """``(learning, options) -> learnt``, by the tensors' names: looks at data before the first tensor is merged."""
     statistics: str | None = None

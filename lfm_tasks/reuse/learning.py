@@ -9,13 +9,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lfm_tasks.errors import ConfigError, IncompatibleModels
-from lfm_tasks.models.forward import Batch, class_logits, make_batch, stream
-from lfm_tasks.models.opening import check_labels, check_vocabulary, model_directory, open_causal_lm, open_classifier
+from lfm_tasks.models.forward import Batch, batches, forward_with, stream
+from lfm_tasks.models.opening import check_labels, check_names, open_for
 from lfm_tasks.models.prepared import Rows, read_rows
-from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.reuse.checkpoint import Checkpoint, Part
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.step import Input, StepContext
@@ -37,9 +35,7 @@ class Task:
 
     def logits(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Logits [batch, classes] of the model with ``tensors`` in the place of its own; differentiable by them."""
-        given = {self.prefix + name: tensor for name, tensor in tensors.items()}
-        asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        return class_logits(functional_call(self.module, given, kwargs=asked).logits, batch)
+        return forward_with(self.module, {self.prefix + name: tensor for name, tensor in tensors.items()}, batch)
 
     def stream(self, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Batches of the rows without end, in an order keyed by ``seed`` and the rows' samples."""
@@ -47,9 +43,7 @@ class Task:
 
     def batches(self, batch_size: int, most: int) -> Iterator[dict[str, Tensor]]:
         """The first ``most`` rows, once. They are in the order of their samples' hashes, so they are a random draw."""
-        places = range(min(most, len(self.rows)))
-        for start in range(0, len(places), batch_size):
-            yield make_batch(self.rows, places[start : start + batch_size], self.pad_token_id)
+        return batches(self.rows, batch_size, self.pad_token_id, most)
 
 
 @dataclass(frozen=True)
@@ -112,19 +106,9 @@ def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) 
     Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer, and where the opened model has other names
     than its files.
     """
-    rows = read_rows(dataset.path, split)
-    if rows.task == "classification":
-        check_labels(model, rows.labels)
-        module = open_classifier(model, rows.labels)
-    else:
-        module = open_causal_lm(model)
-    check_vocabulary(module, tokenizer_digest(model_directory(model)), rows.description)
-    prefix, known = getattr(checkpoint, "prefix", ""), module.state_dict()
-    if unknown := [name for name in checkpoint.tensors if prefix + name not in known]:
-        raise IncompatibleModels(
-            f"{model.reference} names a tensor {prefix}{unknown[0]} that transformers has no place for in {type(module).__name__}. "
-            "Save the model anew by save_pretrained, or merge by a method without data."
-        )
+    rows, prefix = read_rows(dataset.path, split), getattr(checkpoint, "prefix", "")
+    module = open_for(model, rows)
+    check_names(model.reference, [prefix + name for name in checkpoint.tensors], module)
     return Task(model.reference, module.requires_grad_(False), prefix, rows, module.config.pad_token_id or 0)
 
 

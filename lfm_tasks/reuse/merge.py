@@ -33,10 +33,7 @@ def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) 
     began = time.process_time()
     method, options = METHODS[config.method].function, config.method_config()
     _check_combination(config, method, options)
-    base = open_checkpoint(inputs["base"]) if "base" in inputs else None
-    models = [open_checkpoint(model) for model in all_of(inputs, "models")]
-    if base is not None:
-        models = [model.inside(base) for model in models]
+    base, models = open_checkpoints(inputs)
     if config.vocabulary != "same":
         base, models = _aligned(base, models, config.vocabulary == "union")
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -69,6 +66,13 @@ def _check_combination(config: MergeConfig, method: MergeMethod, options: Any) -
 def _aligned(base: Checkpoint | None, models: list[Checkpoint], union: bool) -> tuple[Checkpoint | None, list[Checkpoint]]:
     aligned = align(models if base is None else [base, *models], union)
     return (None, aligned) if base is None else (aligned[0], aligned[1:])
+
+
+def open_checkpoints(inputs: Mapping[str, Input]) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """The base, and of each model the part that the base is; whole models without one."""
+    base = open_checkpoint(inputs["base"]) if "base" in inputs else None
+    models = [open_checkpoint(model) for model in all_of(inputs, "models")]
+    return base, models if base is None else [model.inside(base) for model in models]
 
 
 def open_checkpoint(source: Input) -> Checkpoint:

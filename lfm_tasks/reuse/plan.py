@@ -12,7 +12,7 @@ import torch
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.reuse.checkpoint import Checkpoint, TensorInfo, depths
 from lfm_tasks.reuse.config import matches
-from lfm_tasks.reuse.group import MergeMethod
+from lfm_tasks.reuse.group import Roles
 
 SHOWN = 20
 """Most problems that a message lists."""
@@ -38,7 +38,7 @@ class Planned:
 def plan(
     base: Checkpoint | None,
     models: Sequence[Checkpoint],
-    method: MergeMethod,
+    method: Roles,
     keep: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     room: Path | None = None,
@@ -77,11 +77,11 @@ def _planned(name: str, info: TensorInfo, depth: float, merged: bool, dtype: tor
     return Planned(name, info.file, cast, info.shape, depth, merged)
 
 
-def _roles(base: Checkpoint | None, models: Sequence[Checkpoint], method: MergeMethod) -> list[str]:
+def _roles(base: Checkpoint | None, models: Sequence[Checkpoint], method: Roles) -> list[str]:
     problems = []
     if method.base == "required" and base is None:
         problems.append("The method works on differences from a base, and none was given. Give the input 'base'.")
-    if len(models) < method.least or (method.most and len(models) > method.most):
+    if not method.takes(len(models)):
         allowed = (
             f"{method.least}"
             if method.least == method.most

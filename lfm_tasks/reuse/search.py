@@ -23,7 +23,7 @@ from lfm_tasks.models.opening import head_modules
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint, Loaded, Part
 from lfm_tasks.reuse.learning import Task, one_for_each, open_one_task, open_task
-from lfm_tasks.reuse.merge import open_checkpoint
+from lfm_tasks.reuse.merge import open_checkpoints
 from lfm_tasks.reuse.plan import Planned, plan
 from lfm_tasks.reuse.scoring import Score, Scorer
 from lfm_tasks.reuse.search_config import SearchMergeConfig
@@ -118,10 +118,7 @@ class Space:
 def open_space(config: SearchMergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Space:
     """Raises what a merge of the models raises, and :class:`InvalidInput` where they do not fit into memory; nothing is read then."""
     sources, datasets = all_of(inputs, "models"), all_of(inputs, "datasets")
-    base = open_checkpoint(inputs["base"]) if "base" in inputs else None
-    models = [open_checkpoint(source) for source in sources]
-    if base is not None:
-        models = [model.inside(base) for model in models]
+    base, models = open_checkpoints(inputs)
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     planned = plan(base, models, METHODS[config.method].function, config.keep, dtype, context.workdir)
     read = [*([base] if base else []), *models]

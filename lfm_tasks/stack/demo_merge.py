@@ -75,13 +75,9 @@ def merge_params(models: list[str]) -> dict[str, Any]:
     """Of ``lfm_merge``: by task arithmetic, and by every other method that takes as many models; not by those that descend a gradient,
     whose thousand steps each a demo has no time for."""
     cards = [card for card in methods_of("merge") if card.name != "task_arithmetic" and card.needs != "dataset"]
-    also = [card.name for card in cards if takes(card.function, len(models)) and "gradients" not in card.access]
+    also = [card.name for card in cards if card.function.takes(len(models)) and "gradients" not in card.access]
     sources = {"models": models, "data": [f"starter://{name}" for name in EXPERTS], "base": f"starter://{BASE}"}
     return {**sources, **PREPARE, **EVALUATE, "merge_method": "task_arithmetic", "merge_scale": 0.3, "also": also, "mixtures": ["smile"]}
-
-
-def takes(method: Any, models: int) -> bool:
-    return method.least <= models and (method.most is None or models <= method.most)
 
 
 def run(stack: Stack, dag_id: str, run_id: str, console: Console) -> bool:

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.forward import padded, unpadded
-from lfm_tasks.models.opening import check_labels, check_vocabulary, fresh_modules, model_directory, open_causal_lm, open_classifier
+from lfm_tasks.models.opening import check_names, fresh_modules, model_directory, open_for
 from lfm_tasks.models.prepared import Rows, read_rows
-from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.statistics.config import StatisticsConfig
 from lfm_tasks.step import Input, StepContext
 
@@ -67,21 +66,12 @@ def open_subject(model: Input, dataset: Input, config: StatisticsConfig, context
     """Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer, for a model without a head for them, and where
     the opened model has other names than its files."""
     directory, rows = model_directory(model), read_rows(dataset.path, config.split, config.max_rows)
-    if rows.task == "classification":
-        check_labels(model, rows.labels)
-        opened = open_classifier(model, rows.labels)
-    else:
-        opened = open_causal_lm(model)
-    check_vocabulary(opened, tokenizer_digest(directory), rows.description)
+    opened = open_for(model, rows)
     if fresh := fresh_modules(opened):
         raise IncompatibleModels(
             f"{model.reference} has no trained {', '.join(fresh)}: what it does on these rows is left to chance. Give the tuned model."
         )
     stored = frozenset(name for path in directory.glob("*.safetensors") for name in safe_open(path, framework="pt").keys())  # noqa: SIM118
-    if unknown := sorted(stored - opened.state_dict().keys()):
-        raise IncompatibleModels(
-            f"{model.reference} names a tensor {unknown[0]} that transformers has no place for in {type(opened).__name__}. "
-            "Save the model anew by save_pretrained."
-        )
+    check_names(model.reference, stored, opened)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Subject(opened.to(device), stored, rows, config, context)

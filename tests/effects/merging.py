@@ -12,14 +12,15 @@ from typing import Any
 from steps import SEEDS, run, write
 
 from lfm_tasks.catalogue import METHODS, methods_of
+from lfm_tasks.stack import demo_merge
 
-BASE = "starter://minilm-l6"
-TASKS = {"topics": "bbc-news", "movies": "movie-reviews", "sarcasm": "sarcasm", "tweets": "tweets"}
-PREPARE = {"task": "classification", "text_column": "text", "label_column": "label", "max_length": 64, "max_eval_samples": 400}
-MAX_SAMPLES = 200
+BASE = f"starter://{demo_merge.BASE}"
+TASKS = dict(zip(("topics", "movies", "sarcasm", "tweets"), demo_merge.EXPERTS, strict=True))
+PREPARE = {name.removeprefix("prepare_"): value for name, value in demo_merge.PREPARE.items()}
+TUNE = {name.removeprefix("tune_"): value for name, value in demo_merge.TUNE.items()}
+EVALUATE = {name.removeprefix("evaluate_"): value for name, value in demo_merge.EVALUATE.items()}
 EXPERT = "each task's expert"
 COSTS = ("cpu_seconds", "peak_memory_bytes", "extra_parameters")
-TUNE = {"method": "full", "learning_rate": 5e-5, "epochs": 2, "batch_size": 16, "max_steps": 200, "warmup_ratio": 0.1}
 BY_HAND = {
     "task_arithmetic, scale 0.3": ("task_arithmetic", {"scale": 0.3}),
     "ties, scale 0.3": ("ties", {"scale": 0.3}),
@@ -53,19 +54,20 @@ def one_seed(datasets: dict[str, str], seed: int, only: list[str]) -> dict[str, 
         heads = {task: {} if models[task] == experts[task] else {"head": experts[task]} for task in datasets}
         found = {}
         for task in datasets:
-            report = run("evaluate", asked[task] | heads[task], max_samples=MAX_SAMPLES)
+            report = run("evaluate", asked[task] | heads[task], **EVALUATE)
             found[task] = report.metrics["classification/accuracy"]
         return found
 
     def result(step: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
-        needs = METHODS[method].needs
-        data = {"": {}, "datasets": {"datasets": list(datasets.values())}}.get(needs) if needs in ("", "datasets") else statistics(needs)
-        made = run(step, sources | data, alone=True, method=method, seed=seed, options=options)
+        made = run(step, sources | needed(METHODS[method].needs), alone=True, method=method, seed=seed, options=options)
         return {"accuracy": measure(dict.fromkeys(datasets, made.outputs["model"])), **{name: made.metrics.get(name, 0) for name in COSTS}}
 
-    def statistics(kind: str) -> dict[str, list[str]]:
+    def needed(what: str) -> dict[str, list[str]]:
+        """By the input that the method needs beside the models."""
+        if what in ("", "datasets"):
+            return {what: list(datasets.values())} if what else {}
         pairs = [{"model": experts[task], "dataset": datasets[task]} for task in datasets]
-        return {"statistics": [run("statistics", pair, method=kind).outputs["statistics"] for pair in pairs]}
+        return {"statistics": [run("statistics", pair, method=what).outputs["statistics"] for pair in pairs]}
 
     subjects = {"base": {"accuracy": measure(dict.fromkeys(datasets, BASE))}, EXPERT: {"accuracy": measure(experts)}}
     subjects |= {f"{task} expert on all": {"accuracy": measure(dict.fromkeys(datasets, model))} for task, model in experts.items()}
@@ -85,13 +87,12 @@ def ensemble(experts: dict[str, str], datasets: dict[str, str]) -> dict[str, flo
     found = {}
     for task, data in datasets.items():
         inputs = {"models": list(experts.values()), "dataset": data, "head": experts[task]}
-        found[task] = run("ensemble", inputs, max_samples=MAX_SAMPLES).metrics["classification/accuracy"]
+        found[task] = run("ensemble", inputs, **EVALUATE).metrics["classification/accuracy"]
     return found
 
 
 def fits(card: Any) -> bool:
-    method = card.function
-    return card.needs != "dataset" and method.least <= len(TASKS) and (method.most is None or method.most >= len(TASKS))
+    return card.needs != "dataset" and card.function.takes(len(TASKS))
 
 
 def table(names: list[str], found: list[dict[str, dict[str, Any]]]) -> str:

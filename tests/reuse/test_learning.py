@@ -13,8 +13,8 @@ from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.learning import open_task
 from lfm_tasks.step import Input
-from tests.experts import TASKS, make_experts
-from tests.prepared import write_instructions, write_labelled
+from tests.experts import expert_inputs
+from tests.prepared import write_instructions
 from tests.toys import make_llama
 from tests.tuned import Context
 
@@ -22,14 +22,7 @@ from tests.tuned import Context
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> dict[str, Input]:
     """Two classifiers of other classes on one bare base, with rows of each one's task."""
-    root = tmp_path_factory.mktemp("learning")
-    make_experts(root)
-    found = {"base": Input("base", "model", "0" * 64, root / "base")}
-    for place, (task, labels) in enumerate(TASKS.items()):
-        found[f"models.{place}"] = Input(task, "model", f"{place + 1}" * 64, root / task / "model")
-        rows = write_labelled(root / task / "rows", root / "base", labels=labels)
-        found[f"datasets.{place}"] = Input(f"{task} rows", "dataset", f"{place + 5}" * 64, rows)
-    return found
+    return expert_inputs(tmp_path_factory.mktemp("learning"))
 
 
 def opened(source: Input) -> Checkpoint:

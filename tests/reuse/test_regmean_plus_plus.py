@@ -19,8 +19,7 @@ from lfm_tasks.reuse.methods.config import RegmeanConfig
 from lfm_tasks.reuse.methods.regmean import nearest
 from lfm_tasks.reuse.methods.regmean_plus_plus import stages
 from lfm_tasks.step import Input
-from tests.experts import TASKS, make_experts
-from tests.prepared import write_labelled
+from tests.experts import expert_inputs
 from tests.tuned import Context
 
 EMBEDDINGS = ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"]
@@ -28,14 +27,7 @@ EMBEDDINGS = ["word_embeddings.weight", "position_embeddings.weight", "token_typ
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> dict[str, Input]:
-    root = tmp_path_factory.mktemp("plus")
-    make_experts(root)
-    found = {"base": Input("base", "model", "0" * 64, root / "base")}
-    for place, (task, labels) in enumerate(TASKS.items()):
-        found[f"models.{place}"] = Input(task, "model", f"{place + 1}" * 64, root / task / "model")
-        rows = write_labelled(root / task / "rows", root / "base", labels=labels, count=24 + place)
-        found[f"datasets.{place}"] = Input(f"{task} rows", "dataset", "5" * 64, rows)
-    return found
+    return expert_inputs(tmp_path_factory.mktemp("plus"), (24, 25))
 
 
 def merged(inputs, work, context=None, **options) -> dict[str, torch.Tensor]:

@@ -27,8 +27,7 @@ from lfm_tasks.reuse.search_config import SearchMergeConfig
 from lfm_tasks.reuse.strategies import generations
 from lfm_tasks.step import Input
 from lfm_tasks.steps import STEPS
-from tests.experts import TASKS, make_experts
-from tests.prepared import write_labelled
+from tests.experts import TASKS, expert_inputs
 from tests.toys import make_bert
 from tests.tuned import Context
 
@@ -38,14 +37,7 @@ GRID = {"scale": [0.3, 1.0], "density": [0.2, 0.9]}
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> dict[str, Input]:
     """Two classifiers of other classes on one bare base, with rows of each one's task."""
-    root = tmp_path_factory.mktemp("search")
-    make_experts(root)
-    found = {"base": Input("base", "model", "0" * 64, root / "base")}
-    for place, (task, labels) in enumerate(TASKS.items()):
-        found[f"models.{place}"] = Input(task, "model", f"{place + 1}" * 64, root / task / "model")
-        rows = write_labelled(root / task / "rows", root / "base", count=30, labels=labels)
-        found[f"datasets.{place}"] = Input(f"{task} rows", "dataset", f"{place + 5}" * 64, rows)
-    return found
+    return expert_inputs(tmp_path_factory.mktemp("search"), (30, 30))
 
 
 def brute_force(inputs, work: Path, method: str, options: dict, **values) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:

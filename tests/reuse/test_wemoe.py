@@ -19,10 +19,10 @@ from lfm_tasks.models.mixtures.wemoe import Gate, Padding, WeightEnsembling
 from lfm_tasks.models.opening import open_with_head
 from lfm_tasks.reuse import merge
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.entropy import entropy
 from lfm_tasks.reuse.mixtures.config import UnloadConfig
 from lfm_tasks.reuse.mixtures.modules import feed_forwards
 from lfm_tasks.reuse.mixtures.unload import run as unload
-from lfm_tasks.reuse.mixtures.wemoe import entropy
 from tests.mixed import CLASSES, IDS, decoders, encoders, files, given, mixed, result
 from tests.prepared import write_instructions, write_labelled
 from tests.tuned import Context

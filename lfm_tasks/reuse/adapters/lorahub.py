@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.models.forward import class_logits, stream
+from lfm_tasks.models.forward import forward_with, stream
 from lfm_tasks.models.opening import check_labels, check_vocabulary, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import tokenizer_digest
@@ -79,9 +78,7 @@ def loss_on_examples(
             given[f"{name}.weight"] = weight + (change.T if adapter.config.fan_in_fan_out else change).to(weight.dtype)
         total = 0.0
         for chunk in chunks:
-            asked = {"input_ids": chunk["input_ids"], "attention_mask": chunk["attention_mask"]}
-            logits = class_logits(functional_call(model, given, kwargs=asked).logits, chunk)
-            total += float(cross_entropy(logits.float(), chunk["target"], reduction="sum"))
+            total += float(cross_entropy(forward_with(model, given, chunk).float(), chunk["target"], reduction="sum"))
         return total / len(batch["target"])
 
     return loss

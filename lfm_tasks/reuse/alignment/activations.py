@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -73,12 +73,10 @@ def _outputs_of(model: nn.Module, modules: list[str]):
     def keep(name: str) -> Callable[..., None]:
         return lambda module, arguments, output: outputs.__setitem__(name, output)
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
-    try:
+    with ExitStack() as hooks:
+        for name in modules:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(keep(name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _places(output: Tensor, dimension: int, mask: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import ConfigError, IncompatibleModels, InvalidInput
 from lfm_tasks.memory import peak_rss_bytes
-from lfm_tasks.models.forward import forward, make_batch
+from lfm_tasks.models.forward import batches, forward
 from lfm_tasks.models.opening import check_vocabulary, open_as_saved
 from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.models.saving import save_companions
@@ -161,11 +161,9 @@ def _correlations(
     for name, network in zip(("reference", "model"), networks, strict=True):
         check_vocabulary(network, tokenizer_digest(inputs[name].path), rows.description)
     pad = networks[0].config.pad_token_id or 0
-    places = [range(start, min(start + config.batch_size, len(rows))) for start in range(0, len(rows), config.batch_size)]
 
     def correlations(*, joint: bool) -> dict[str, Tensor]:
-        batches = (make_batch(rows, place, pad) for place in places)
-        return correlate(specification, networks, forward, batches, joint=joint)
+        return correlate(specification, networks, forward, batches(rows, config.batch_size, pad), joint=joint)
 
     return correlations
 

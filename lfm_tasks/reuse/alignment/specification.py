@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lfm_tasks.errors import InvalidInput
 from lfm_tasks.reuse.alignment.axes import Atom, fix, resolve
 from lfm_tasks.reuse.alignment.tracing import AxisTrace
+from lfm_tasks.reuse.config import matches
 
 Factor = tuple[str | None, int]
 """Group of interchangeable units, or None, and how many."""
@@ -66,14 +66,14 @@ def specify(model: nn.Module, run: Callable[[nn.Module], Any], fixed: tuple[str,
     """
     state = {name: tensor for name, tensor in _state(model) if tensor.is_floating_point()}
     for pattern in fixed:
-        if not any(fnmatchcase(name, pattern) for name in state):
+        if not any(matches(name, [pattern]) for name in state):
             raise InvalidInput(f"fixed: no tensor of the model is named '{pattern}'. Its first: {', '.join(list(state)[:5])}.")
     trace = AxisTrace(state)
     with torch.no_grad(), _recorded(model, trace) as outputs, trace:
         result = run(model)
     fix(*(axis for tensor in _outputs(result) for axis in trace.of(tensor)))
     for name, tensor in state.items():
-        if id(tensor) not in trace.used or any(fnmatchcase(name, pattern) for pattern in fixed):
+        if id(tensor) not in trace.used or matches(name, fixed):
             fix(*trace.of(tensor))
     names: dict[Atom, str] = {}
     axes = {name: tuple(_factors(axis, names, f"{name}:{place}") for place, axis in enumerate(trace.of(state[name]))) for name in state}

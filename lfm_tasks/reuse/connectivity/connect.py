@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.nn import functional
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, IncompatibleModels
-from lfm_tasks.models.forward import forward, make_batch, stream
+from lfm_tasks.models.forward import batches, forward, stream
 from lfm_tasks.models.opening import check_vocabulary, open_model
 from lfm_tasks.models.prepared import Rows, read_rows
 from lfm_tasks.models.tokenizers import tokenizer_digest
@@ -32,14 +31,14 @@ def run(config: ConnectConfig, inputs: Mapping[str, Input], context: StepContext
     model, a, b = _ends(sources, held_out)
     pad = model.config.pad_token_id or 0
     rows = _train_rows(config, inputs["dataset"], bool(normalisations(model)))
-    batches = [make_batch(held_out, places, pad) for places in _places(len(held_out), config.batch_size)]
-    train = [make_batch(rows, places, pad) for places in _places(min(config.samples, len(rows)), config.batch_size)] if rows else []
+    measured_on = list(batches(held_out, config.batch_size, pad))
+    train = list(batches(rows, config.batch_size, pad, config.samples)) if rows else []
     places = [place / (config.points - 1) for place in range(config.points)]
     total = config.points * (2 if config.bezier_steps else 1) + config.bezier_steps
 
     def measured(path: Any, done: int) -> list[Point]:
         points = []
-        for point in measure(model, path, places, losses_of, batches, train):
+        for point in measure(model, path, places, losses_of, measured_on, train):
             points.append(point)
             context.report(done + len(points), total)
         return points
@@ -92,12 +91,6 @@ def _ends(sources: list[Input], rows: Rows) -> tuple[nn.Module, dict[str, Tensor
 
 def _train_rows(config: ConnectConfig, dataset: Input, normalised: bool) -> Rows | None:
     return read_rows(dataset.path, "train") if config.bezier_steps or normalised else None
-
-
-def _places(rows: int, size: int) -> Iterator[list[int]]:
-    everything = iter(range(rows))
-    while places := list(islice(everything, size)):
-        yield places
 
 
 def _write(curves: dict[str, list[Point]], sources: list[Input], rows: Rows, normalised: bool, context: StepContext) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.models.forward import unpadded
@@ -53,13 +54,17 @@ def learn(learning: Learning, options: RegmeanPlusPlusConfig) -> dict[str, Tenso
 def stages(task: Task, names: Sequence[str]) -> list[list[str]]:
     """The tensors in the order in which their modules are first called: a numbered layer is one stage; outside of layers each module."""
     merged, found = set(names), {}
+
+    def see(stage: str, own: list[str]) -> None:
+        found.setdefault(stage, {}).update(dict.fromkeys(own))
+
     with ExitStack() as hooks:
         for path, module in task.module.named_modules():
             own = [_inside(task, f"{path}.{name}") for name, _ in module.named_parameters(recurse=False)]
             if own := [name for name in own if name in merged]:
                 layer = re.match(r".*?\b\d+\b", path)
                 stage = layer[0] if layer else path
-                hooks.enter_context(_before(module, lambda stage=stage, own=own: found.setdefault(stage, {}).update(dict.fromkeys(own))))
+                hooks.enter_context(module.register_forward_pre_hook(lambda *_, stage=stage, own=own: see(stage, own)))
         task.logits({}, next(unpadded(task.rows, 1)))
     return [list(stage) for stage in found.values()]
 
@@ -76,7 +81,7 @@ def grams(task: Task, rows: Rows, tensors: Mapping[str, Tensor], names: Sequence
     with ExitStack() as hooks:
         products = hooks.enter_context(input_products(layers))
         if until is not None:
-            hooks.enter_context(_before(task.module.get_submodule((task.prefix + until).rpartition(".")[0]), _stop))
+            hooks.enter_context(task.module.get_submodule((task.prefix + until).rpartition(".")[0]).register_forward_pre_hook(_stop))
         for batch in unpadded(rows, BATCH):
             with suppress(_Reached):
                 task.logits(tensors, batch)
@@ -87,17 +92,8 @@ class _Reached(Exception):
     """The rest of the model is not needed."""
 
 
-def _stop() -> None:
+def _stop(*_: Any) -> None:
     raise _Reached
-
-
-@contextmanager
-def _before(module: nn.Module, call: Callable[[], None]) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda *_: call())
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _inside(task: Task, name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,12 @@ import transformers
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.models.opening import read_config
+from lfm_tasks.reuse.blocks import work_dtype
 from lfm_tasks.reuse.checkpoint import Checkpoint
+from lfm_tasks.reuse.config import matches
+from lfm_tasks.reuse.group import Roles
 from lfm_tasks.reuse.learning import Task
 from lfm_tasks.reuse.mixtures.config import MixConfig
 from lfm_tasks.reuse.plan import Planned
@@ -51,7 +53,7 @@ class Mixing:
     def chosen(self, names: Sequence[str]) -> list[str]:
         """Those of the modules ``names`` that the config's patterns allow. Raises :class:`ConfigError` where none is left."""
         patterns = self.config.modules
-        found = [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+        found = [name for name in names if not patterns or matches(name, patterns)]
         if not found:
             raise ConfigError(
                 f"modules {', '.join(patterns) or '(none given)'}: {type(self.skeleton).__name__} has nothing of these names that "
@@ -83,24 +85,11 @@ def skeleton(directory: Path) -> PreTrainedModel:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.to(work_dtype(tensor))
 
 
 @dataclass(frozen=True)
-class MixMethod:
+class MixMethod(Roles):
     build: Callable[[Mixing, Path], dict[str, float]]
     """Writes the model directory and says what it measured."""
     data: Literal["none", "required", "optional"] = "none"
-    least: int = 1
-    most: int | None = None
-    base: Literal["required"] = "required"
-
-
-def check_names(mixing: Mixing) -> None:
-    """Raise :class:`IncompatibleModels` where the base's files name tensors otherwise than transformers does."""
-    known = mixing.skeleton.state_dict()
-    if unknown := sorted(mixing.base.tensors.keys() - known.keys()):
-        raise IncompatibleModels(
-            f"{mixing.base.name} names a tensor {unknown[0]} that transformers has no place for in {type(mixing.skeleton).__name__}. "
-            "Save the model anew by save_pretrained."
-        )

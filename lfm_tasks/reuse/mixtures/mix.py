@@ -14,23 +14,23 @@ import torch
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.memory import peak_rss_bytes
+from lfm_tasks.models.opening import check_names
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.learning import Task, open_task
-from lfm_tasks.reuse.merge import open_checkpoint
+from lfm_tasks.reuse.merge import open_checkpoints
 from lfm_tasks.reuse.mixtures.config import MixConfig
-from lfm_tasks.reuse.mixtures.method import Mixing, check_names
+from lfm_tasks.reuse.mixtures.method import Mixing
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 
 def run(config: MixConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     began, method = time.process_time(), METHODS[config.method].function
-    base = open_checkpoint(inputs["base"])
-    models = [open_checkpoint(model).inside(base) for model in all_of(inputs, "models")]
+    base, models = open_checkpoints(inputs)
     planned = plan(base, models, method, config.keep)
     tasks = open_tasks(config, inputs, models)
     mixing = Mixing(config, base, models, planned, tasks, context)
-    check_names(mixing)
+    check_names(base.name, base.tensors, mixing.skeleton)
     context.log(f"{config.method}: {len(models)} models of {len(planned)} tensors.")
     directory = context.workdir / "model"
     measured = method.build(mixing, directory)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -129,15 +130,15 @@ def task_means(task: Task, rows: int, seed: int) -> list[Tensor]:
     def add(place: int, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         sums[place] = sums[place] + (given[0] * mask["now"].unsqueeze(-1)).sum((0, 1))
 
-    hooks = [module.register_forward_pre_hook(partial(add, place)) for place, module in enumerate(feeds)]
     stream, count = task.stream(min(BATCH, rows), seed), 0.0
-    for _ in range(-(-min(rows, len(task.rows)) // min(BATCH, rows))):
-        batch = next(stream)
-        mask["now"] = batch["attention_mask"].float()
-        count += float(mask["now"].sum())
-        forward(task.module, batch)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for place, module in enumerate(feeds):
+            hooks.enter_context(module.register_forward_pre_hook(partial(add, place)))
+        for _ in range(-(-min(rows, len(task.rows)) // min(BATCH, rows))):
+            batch = next(stream)
+            mask["now"] = batch["attention_mask"].float()
+            count += float(mask["now"].sum())
+            forward(task.module, batch)
     return [one / count for one in sums]
 
 

@@ -18,15 +18,10 @@ from lfm_tasks.models.mixtures import wemoe
 from lfm_tasks.models.mixtures.files import Description, save_mixture
 from lfm_tasks.models.mixtures.task_vectors import ROUTER, Router, make_router, sparse
 from lfm_tasks.models.mixtures.wemoe import WeightEnsembling
+from lfm_tasks.reuse.entropy import entropy
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
 from lfm_tasks.reuse.mixtures.modules import feed_forwards
 from lfm_tasks.seeds import derive_seed
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """[batch], in nats; of logits [batch, classes]."""
-    logged = logits.log_softmax(-1)
-    return -(logged.exp() * logged).sum(-1)
 
 
 def build(mixing: Mixing, directory: Path) -> dict[str, float]:
