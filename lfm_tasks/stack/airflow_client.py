@@ -62,9 +62,11 @@ class AirflowClient:
                 sorter.add(follower, task)
         return list(sorter.static_order())
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
-        """Lines of one try of a task."""
-        answer = self.get(f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}/logs/{try_number}?full_content=true")
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[str]:
+        """Lines of one try of a task; of a mapped task that of the instance ``map_index``."""
+        answer = self.get(
+            f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}/logs/{try_number}?full_content=true&map_index={map_index}"
+        )
         return [_line(entry) for entry in answer.get("content", [])]
 
     def get(self, path: str, missing_ok: bool = False) -> Any:

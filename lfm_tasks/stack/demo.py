@@ -16,7 +16,7 @@ from lfm_tasks.settings import Settings
 from lfm_tasks.stack.components import REPOSITORY
 from lfm_tasks.stack.embedded import Stack
 from lfm_tasks.stack.progress import ENDED, NewRecords, RunningAttempts, display, in_order, task_summary, utc_now
-from lfm_tasks.stack.summary import render, summarise, write
+from lfm_tasks.stack.summary import render, summarise, task_name, write
 from lfm_tasks.stack.up import addresses, starting, terminal
 
 STARTERS = ("smollm2-135m-instruct", "bbc-news", "nyt-editorials")
@@ -110,7 +110,7 @@ def follow(stack: Stack, dag_id: str, run_id: str, console: Console) -> str:
             state = stack.airflow.run(dag_id, run_id)["state"]
             tasks = in_order(stack.airflow.tasks(dag_id, run_id), order)
             found = records.look()
-            steps = [task_summary(task, found.get(task["task_id"]), utc_now()) for task in tasks]
+            steps = [task_summary(task, found.get(task_name(task)), utc_now()) for task in tasks]
             screen.show(steps, attempts.now() if state == "running" else [])
             if state in ENDED:
                 return state
@@ -119,7 +119,7 @@ def follow(stack: Stack, dag_id: str, run_id: str, console: Console) -> str:
 
 def report(stack: Stack, name: str, dag_id: str, run_id: str, state: str, times: Mapping[str, float], console: Console) -> None:
     tasks = in_order(stack.airflow.tasks(dag_id, run_id), stack.airflow.task_order(dag_id))
-    states = {task["task_id"]: task["state"] or "none" for task in tasks}
+    states = {task_name(task): task["state"] or "none" for task in tasks}
     summary = summarise(Store.open(stack.settings().store), dag_id, run_id, state, states)
     path = stack.home / "demo" / f"{name}.json"
     servers = {
@@ -136,6 +136,7 @@ def show_failures(stack: Stack, dag_id: str, run_id: str, console: Console) -> N
     """The end of the log of every task that failed."""
     for task in stack.airflow.tasks(dag_id, run_id):
         if task["state"] == "failed":
-            lines = stack.airflow.task_log(dag_id, run_id, task["task_id"], task["try_number"])[-LOG_LINES:]
-            console.print(f"\nTask {task['task_id']} failed; the end of its log:", style="red")
+            place = task.get("map_index", -1)
+            lines = stack.airflow.task_log(dag_id, run_id, task["task_id"], task["try_number"], place)[-LOG_LINES:]
+            console.print(f"\nTask {task_name(task)} failed; the end of its log:", style="red")
             console.print("\n".join(lines), markup=False)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import LfmError
-from lfm_tasks.stack.summary import Record, StepSummary, seconds, steps_table
+from lfm_tasks.stack.summary import Record, StepSummary, seconds, steps_table, task_name
 from lfm_tasks.tracking.rest import request
 
 STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow", "up_for_retry": "yellow"}
@@ -80,7 +80,7 @@ class NewRecords:
     def _take(self, record: Record) -> None:
         task = record.get("airflow") or {}
         if (task.get("dag_id"), task.get("run_id")) == self._run:
-            self.by_task[task["task_id"]] = record
+            self.by_task[task_name(task)] = record
 
 
 def task_summary(task: Mapping[str, Any], record: Record | None, now: datetime) -> StepSummary:
@@ -89,13 +89,13 @@ def task_summary(task: Mapping[str, Any], record: Record | None, now: datetime) 
     if task.get("state") == "running" and task.get("start_date"):
         wall = (now - datetime.fromisoformat(task["start_date"].replace("Z", "+00:00"))).total_seconds()
     hit = record["cache"]["hit"] if record else None
-    return StepSummary(task["task_id"], task.get("state") or "waiting", hit, wall, record["cpu_seconds"] if record else None)
+    return StepSummary(task_name(task), task.get("state") or "waiting", hit, wall, record["cpu_seconds"] if record else None)
 
 
 def in_order(tasks: Iterable[Mapping[str, Any]], order: list[str]) -> list[Mapping[str, Any]]:
     """Tasks in the order of the DAG; what the order does not name goes last."""
     place = {task_id: position for position, task_id in enumerate(order)}
-    return sorted(tasks, key=lambda task: (place.get(task["task_id"], len(place)), task["task_id"]))
+    return sorted(tasks, key=lambda task: (place.get(task["task_id"], len(place)), task["task_id"], task.get("map_index", -1)))
 
 
 class Terminal:

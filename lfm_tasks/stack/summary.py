@@ -56,10 +56,16 @@ class Summary:
 REPORTS = {"base": "evaluate_base", "champion": "evaluate_champion", "adapted": "evaluate_challenger"}
 
 
+def task_name(task: Mapping[str, Any]) -> str:
+    """The task's id, and of an instance of a mapped task its place in brackets."""
+    place = task.get("map_index", -1)
+    return f"{task['task_id']}[{place}]" if place is not None and place >= 0 else task["task_id"]
+
+
 def records_of_run(records: Iterable[tuple[str, Record]], dag_id: str, run_id: str) -> dict[str, Record]:
-    """The last record of each task of one DAG run, by task id."""
+    """The last record of each task of one DAG run, by :func:`task_name`."""
     ours = [record for _, record in records if _belongs(record, dag_id, run_id)]
-    return {record["airflow"]["task_id"]: record for record in sorted(ours, key=lambda record: record["started"])}
+    return {task_name(record["airflow"]): record for record in sorted(ours, key=lambda record: record["started"])}
 
 
 def summarise(store: Store, dag_id: str, run_id: str, state: str, task_states: Mapping[str, str]) -> Summary:

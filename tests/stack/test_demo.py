@@ -50,7 +50,7 @@ class Airflow:
         states = {"tune": self.state, "prepare": "success"}
         return [{"task_id": name, "state": state, "duration": 1.0, "try_number": 1} for name, state in states.items()]
 
-    def task_log(self, dag_id, run_id, task_id, try_number):
+    def task_log(self, dag_id, run_id, task_id, try_number, map_index):
         return [f"line {n}" for n in range(100)] + ["NonFiniteLoss: loss is nan at step 3"]
 
 

@@ -177,6 +177,16 @@ def test_a_running_task_shows_its_time_so_far():
     assert (waiting.state, waiting.wall_seconds, waiting.cache_hit) == ("waiting", None, None)
 
 
+def test_instances_of_a_mapped_task_are_told_apart(store):
+    mapped = record("evaluate", "10:51")
+    for place in (0, 1):
+        store.put_record(mapped | {"airflow": mapped["airflow"] | {"map_index": place}, "cpu_seconds": 1.0 + place})
+    found = NewRecords(store, *RUN).look()
+    tasks = in_order([{"task_id": "evaluate", "map_index": place, "state": "success"} for place in (1, 0)], ["evaluate"])
+    shown = [task_summary(task, found[f"evaluate[{task['map_index']}]"], datetime.now(UTC)) for task in tasks]
+    assert [(one.task, one.cpu_seconds) for one in shown] == [("evaluate[0]", 1.0), ("evaluate[1]", 2.0)]
+
+
 def test_tasks_are_shown_in_the_dag_s_order():
     tasks = [{"task_id": name} for name in ("gate", "new", "prepare", "tune")]
     assert [task["task_id"] for task in in_order(tasks, ["prepare", "tune", "gate"])] == ["prepare", "tune", "gate", "new"]
