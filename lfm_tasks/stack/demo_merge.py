@@ -111,12 +111,12 @@ def table(comparison: Mapping[str, Any]) -> Table:
     """Best first; ``comparison`` is what *compare* says of itself."""
     shown = Table(title=f"{comparison['metric']} by task", title_justify="left")
     shown.add_column("model")
-    for name in [*comparison["tasks"], "mean", "normalised", "CPU", "memory", "front"]:
+    for name in [*comparison["tasks"], "mean", "normalised", "extra parameters", "CPU", "memory", "front"]:
         shown.add_column(name, justify="right")
     for one in sorted(comparison["subjects"], key=lambda one: -(one["mean"] or 0)):
         tasks = [f"{one['tasks'][task]['value']:.3f}" if task in one["tasks"] else "" for task in comparison["tasks"]]
         cpu, memory = one["cpu_seconds"], one["peak_memory_bytes"]
         cost = ["" if cpu is None else f"{cpu:.1f} s", "" if memory is None else f"{memory / 2**20:,.0f} MB"]
         means = ["" if one[name] is None else format(one[name], form) for name, form in (("mean", ".3f"), ("normalised", ".1%"))]
-        shown.add_row(one["name"], *tasks, *means, *cost, "yes" if one["on_front"] else "")
+        shown.add_row(one["name"], *tasks, *means, f"{one['extra_parameters']:,}", *cost, "yes" if one["on_front"] else "")
     return shown
