@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel  # its import takes three CPU-seconds, which a merge has no use for
+    from peft import LoraConfig  # these take five CPU-seconds to import, which a merge has no use for
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER_FORMAT = 1
 ADAPTER_FILE = "lfm_adapter.json"
@@ -69,8 +68,7 @@ def save_model(
         _save_tokenizer(tokenizer, target)
     for path in sorted(directory.rglob("*.json")):
         _forget_paths(path)
-    loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    description = mlmodel(type(model).__name__, type(loaded).__name__)
+    description = mlmodel(type(model).__name__, _tokenizer_type(directory))
     (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
 
 
@@ -91,8 +89,7 @@ def save_companions(source: Path, directory: Path, *, dtype: str | None = None, 
         for target in (directory, directory / "components" / "tokenizer") if stock else (directory,):
             _save_tokenizer(source, target)
     if stock and (source / "tokenizer.json").is_file():
-        loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        description = mlmodel((config.get("architectures") or ["Model"])[0], type(loaded).__name__)
+        description = mlmodel((config.get("architectures") or ["Model"])[0], _tokenizer_type(directory))
         (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
     for path in sorted(directory.rglob("*.json")):
         _forget_paths(path)
@@ -210,6 +207,12 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Path, directory: Path) 
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, directory / name)
+
+
+def _tokenizer_type(directory: Path) -> str:
+    from transformers import AutoTokenizer
+
+    return type(AutoTokenizer.from_pretrained(directory, local_files_only=True)).__name__
 
 
 def _forget_paths(path: Path) -> None:

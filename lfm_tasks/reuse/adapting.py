@@ -16,9 +16,10 @@ from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.models.forward import Batch
 from lfm_tasks.reuse.entropy import Collapse, Look, Watch, entropy
 from lfm_tasks.reuse.figures import draw_coefficients, draw_losses
-from lfm_tasks.reuse.learning import Learning, Learnt, Task
+from lfm_tasks.reuse.learning import Learning, Learnt
 from lfm_tasks.reuse.merged import Merged
 from lfm_tasks.reuse.methods.config import AdaptationConfig
+from lfm_tasks.reuse.tasks import Task
 from lfm_tasks.seeds import derive_seed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfm_tasks.reuse.learning import Task
+from lfm_tasks.reuse.tasks import Task
 
 ROWS, BATCH = 256, 64
 """Rows of each task that are looked at. The entropy of their mean prediction is known to a few hundredths of a nat."""

@@ -5,10 +5,13 @@ Counts add, so the same two passes find the threshold of a tensor or of a whole 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from lfm_tasks.reuse.blocks import accumulate
+from lfm_tasks.reuse.blocks import BLOCK, blocks
 
 COARSE, FINE = 1 << 15, 1 << 16
 """Bins by the exponent and the seven highest bits of the mantissa, and by the sixteen bits below."""
@@ -16,15 +19,15 @@ COARSE, FINE = 1 << 15, 1 << 16
 
 def coarse_counts(base: Tensor, model: Tensor) -> Tensor:
     """How many |model − base| are in each coarse bin, [COARSE]."""
-    return _counted(lambda _, b, m: torch.bincount(_bits(m - b) >> 16, minlength=COARSE), COARSE, base, model)
+    return _counted(lambda b, m: torch.bincount(_bits(m - b) >> 16, minlength=COARSE), COARSE, base, model)
 
 
 def fine_counts(base: Tensor, model: Tensor, coarse: int) -> Tensor:
     """How many |model − base| of the coarse bin ``coarse`` are in each fine bin, [FINE]."""
 
-    def count(_: slice, b: Tensor, m: Tensor) -> Tensor:
-        bits = _bits(m - b)
-        return torch.bincount(bits[(bits >> 16) == coarse] & 0xFFFF, minlength=FINE)
+    def count(b: Tensor, m: Tensor) -> Tensor:
+        bits = _bits(m - b).numpy()  # a mask picks elements five times as fast there
+        return torch.from_numpy(np.bincount(bits[(bits >> 16) == coarse] & 0xFFFF, minlength=FINE))
 
     return _counted(count, FINE, base, model)
 
@@ -55,5 +58,8 @@ def _bits(delta: Tensor) -> Tensor:
     return delta.abs().float().view(torch.int32)
 
 
-def _counted(function, bins: int, base: Tensor, model: Tensor) -> Tensor:
-    return accumulate(function, base, model) + torch.zeros(bins, dtype=torch.int64)
+def _counted(count: Callable[[Tensor, Tensor], Tensor], bins: int, base: Tensor, model: Tensor) -> Tensor:
+    counts = torch.zeros(bins, dtype=torch.int64)
+    for _, parts in blocks(base, model, size=4 * BLOCK):  # few blocks: each adds to every bin
+        counts += count(*parts)
+    return counts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,12 +21,15 @@ from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.group import MergeMethod
-from lfm_tasks.reuse.learning import Learning, Learnt, Task, one_for_each, open_one_task, open_task
+from lfm_tasks.reuse.learning import Learning, Learnt
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.statistics import open_statistics
 from lfm_tasks.reuse.streaming import Merge
 from lfm_tasks.reuse.vocabulary import align, write_union
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
+
+if TYPE_CHECKING:
+    from lfm_tasks.reuse.tasks import Task
 
 
 def run(config: MergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
@@ -92,6 +95,8 @@ def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequenc
         if datasets:
             raise ConfigError(f"The method {config.method} needs no data. Leave the input 'datasets' out.")
         return []
+    from lfm_tasks.reuse.tasks import one_for_each, open_one_task, open_task
+
     split = method.split if config.split == "auto" else config.split
     if method.one_task:
         return [open_one_task(f"The method {config.method}", sources, models, datasets, split)]

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from lfm_tasks.errors import DataError, InvalidInput
 from lfm_tasks.models.forward import make_batch
 from lfm_tasks.models.prepared import Rows
-from lfm_tasks.reuse.learning import Task
 from lfm_tasks.reuse.methods.config import ScoreName
+from lfm_tasks.reuse.tasks import Task
 
 TOKENS = 2048
 """Most tokens of a batch, its padding included; a longer row is a batch of its own."""

@@ -22,7 +22,6 @@ from lfm_tasks.memory import available_bytes, peak_rss_bytes
 from lfm_tasks.models.opening import head_modules
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint, Loaded, Part
-from lfm_tasks.reuse.learning import Task, one_for_each, open_one_task, open_task
 from lfm_tasks.reuse.merge import open_checkpoints
 from lfm_tasks.reuse.plan import Planned, plan
 from lfm_tasks.reuse.scoring import Score, Scorer
@@ -30,6 +29,7 @@ from lfm_tasks.reuse.search_config import SearchMergeConfig
 from lfm_tasks.reuse.search_report import write_report
 from lfm_tasks.reuse.strategies import generations
 from lfm_tasks.reuse.streaming import Merge
+from lfm_tasks.reuse.tasks import Task, one_for_each, open_one_task, open_task
 from lfm_tasks.reuse.trials import Trials
 from lfm_tasks.reuse.writing import Writer
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of

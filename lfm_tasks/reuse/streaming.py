@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lfm_tasks.errors import AttemptKilled
+from lfm_tasks.errors import AttemptKilled, InvalidInput
 from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
@@ -114,12 +114,14 @@ class Merge:
     def _result(self, one: Planned) -> Tensor:
         if not one.merged:
             return self.donor.read(one.name).to(one.dtype)
-        group = self._group(one)
-        tensors = group.models if group.base is None else (group.base, *group.models)
-        for checkpoint, tensor in zip(self.sources, tensors, strict=True):
-            check_finite(tensor, f"{one.name} of {checkpoint.name} holds NaN or infinity. Merge models whose weights are finite.")
-        merged = self.method.kernel(group, self.options_of(one.name, one.depth))
-        check_finite(merged, f"{one.name} overflows {one.dtype} when merged. Choose smaller weights, or dtype=float32.")
+        try:
+            merged = self.method.kernel(self._group(one), self.options_of(one.name, one.depth))
+            check_finite(merged, f"{one.name} overflows {one.dtype} when merged. Choose smaller weights, or dtype=float32.")
+        except InvalidInput:
+            for source in self.sources:
+                message = f"{one.name} of {source.name} holds NaN or infinity. Merge models whose weights are finite."
+                check_finite(source.read(one.name), message)
+            raise
         return merged
 
     def _group(self, one: Planned) -> Group:

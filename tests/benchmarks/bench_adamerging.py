@@ -22,9 +22,10 @@ from lfm_tasks.models.forward import Batch
 from lfm_tasks.reuse.adapting import descend
 from lfm_tasks.reuse.checkpoint import SINGLE, Checkpoint
 from lfm_tasks.reuse.entropy import entropy
-from lfm_tasks.reuse.learning import Learning, Task
+from lfm_tasks.reuse.learning import Learning
 from lfm_tasks.reuse.merged import Merged
 from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.reuse.tasks import Task
 from tests.tuned import Context
 
 

@@ -30,15 +30,19 @@ from tests.oracle.mergekit_runs import MERGEKIT
 
 ROOT = Path(__file__).parents[2]
 OURS = """
+import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 from lfm_tasks.reuse import merge
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.step import Input
-from tests.tuned import Context
-import json
 config, inputs, work = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-merge.run(MergeConfig(**config), {name: Input(name, "model", name, Path(path)) for name, path in inputs.items()}, Context(work))
+work.mkdir()
+context = Mock(workdir=work)
+context.checkpoints.latest.return_value = None
+context.stop_requested.return_value = False
+merge.run(MergeConfig(**config), {name: Input(name, "model", name, Path(path)) for name, path in inputs.items()}, context)
 """
 # method: our options, mergekit's method and parameters, goal
 CASES = {

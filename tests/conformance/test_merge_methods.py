@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lfm_tasks.catalogue import METHODS, methods_of
-from lfm_tasks.errors import ConfigError
+from lfm_tasks.errors import ConfigError, InvalidInput
 from lfm_tasks.reuse import blocks
 from lfm_tasks.reuse.checkpoint import Checkpoint, Loaded
 from lfm_tasks.reuse.config import MergeConfig
@@ -65,6 +67,19 @@ def test_every_shape_and_precision_gives_its_own_finite(name, values, shape, dty
     merged = merge(name, random_group(shape, models_for(name), dtype), **values)
     assert (merged.shape, merged.dtype) == (torch.Size(shape), dtype)
     assert merged.isfinite().all()
+
+
+@cases
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", [(24, 16), (7,)], ids=str)
+def test_nan_and_infinity_of_any_input_show(name, values, shape, value):
+    """The engine looks for the guilty input where a kernel refuses, or where its result is not finite."""
+    whole = random_group(shape, models_for(name))
+    for place in range(len(whole.models) + (METHODS[name].function.base == "required")):
+        tensors = [tensor.clone() for tensor in (*whole.models, whole.base)]
+        tensors[place].view(-1)[3] = value
+        with contextlib.suppress(InvalidInput):
+            assert not merge(name, replace(whole, models=tuple(tensors[:-1]), base=tensors[-1]), **values).isfinite().all()
 
 
 @cases

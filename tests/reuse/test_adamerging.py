@@ -19,11 +19,12 @@ from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.adapting import descend
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.entropy import Look, Watch, entropy
-from lfm_tasks.reuse.learning import Learning, open_task
+from lfm_tasks.reuse.learning import Learning
 from lfm_tasks.reuse.merged import Merged
 from lfm_tasks.reuse.methods.adamerging import shared, trimmed
 from lfm_tasks.reuse.methods.ties import thresholds
 from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.tasks import open_task
 from lfm_tasks.step import Input, Outcome
 from tests.experts import train_experts
 from tests.tuned import Context

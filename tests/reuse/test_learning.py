@@ -11,7 +11,7 @@ from lfm_tasks.models.opening import open_classifier, open_with_head
 from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
-from lfm_tasks.reuse.learning import open_task
+from lfm_tasks.reuse.tasks import open_task
 from lfm_tasks.step import Input
 from tests.experts import expert_inputs
 from tests.prepared import write_instructions

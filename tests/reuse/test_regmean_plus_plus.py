@@ -14,10 +14,10 @@ from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
-from lfm_tasks.reuse.learning import open_task
 from lfm_tasks.reuse.methods.config import RegmeanConfig
 from lfm_tasks.reuse.methods.regmean import nearest
 from lfm_tasks.reuse.methods.regmean_plus_plus import stages
+from lfm_tasks.reuse.tasks import open_task
 from lfm_tasks.step import Input
 from tests.experts import expert_inputs
 from tests.tuned import Context

@@ -18,10 +18,11 @@ from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
-from lfm_tasks.reuse.learning import Learning, open_one_task
+from lfm_tasks.reuse.learning import Learning
 from lfm_tasks.reuse.methods.soups import LEARNED_SOUP, _mixed, slopes
 from lfm_tasks.reuse.plan import plan
 from lfm_tasks.reuse.scoring import Scorer
+from lfm_tasks.reuse.tasks import open_one_task
 from lfm_tasks.step import Input
 from tests.prepared import write_labelled, write_texts
 from tests.toys import make_bert

@@ -15,9 +15,10 @@ def gram(group: Group, around_base: bool) -> Tensor:
     """Inner products of the flattened models, or of their task vectors; float64 [models, models]."""
 
     def products(_: slice, *parts: Tensor) -> Tensor:
-        points = torch.stack(parts).double()
-        vectors = points[1:] - points[0] if around_base else points
-        return vectors @ vectors.T
+        points = [part.double() for part in parts]
+        vectors = [point - points[0] for point in points[1:]] if around_base else points
+        upper = {(i, j): torch.dot(vectors[i], vectors[j]) for i in range(models) for j in range(i, models)}
+        return torch.stack([upper[min(i, j), max(i, j)] for i in range(models) for j in range(models)]).view(models, models)
 
     models = len(group.models)
     return accumulate(products, *_tensors(group, around_base)) + torch.zeros(models, models, dtype=torch.float64)

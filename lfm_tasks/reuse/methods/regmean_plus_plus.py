@@ -15,10 +15,11 @@ from lfm_tasks.models.forward import unpadded
 from lfm_tasks.models.layer_inputs import input_products, linear_layers
 from lfm_tasks.models.prepared import Rows
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.learning import Learning, Task
+from lfm_tasks.reuse.learning import Learning
 from lfm_tasks.reuse.methods.config import RegmeanPlusPlusConfig
 from lfm_tasks.reuse.methods.linear import weighted_sum
 from lfm_tasks.reuse.methods.regmean import nearest
+from lfm_tasks.reuse.tasks import Task
 
 BATCH = 32
 """Rows that go through a model at once."""

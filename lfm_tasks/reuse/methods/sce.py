@@ -43,7 +43,7 @@ def selection(group: Group, density: float) -> float | None:
 
 
 def _counts(count, bins: int, tensors: tuple[Tensor, ...]) -> Tensor:
-    counted = accumulate(lambda _, *parts: count(_variance(parts).view(torch.int32)), *tensors)
+    counted = accumulate(lambda _, *parts: count(_variance(parts).abs().view(torch.int32)), *tensors)
     return counted + torch.zeros(bins, dtype=torch.int64)
 
 

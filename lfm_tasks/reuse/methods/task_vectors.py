@@ -46,7 +46,7 @@ def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: El
         return _sum(weighted)
     voters = weighted if elect == "weighted" else deltas
     votes = [delta.sign() for delta in deltas] if elect == "votes" else voters
-    sign = torch.where(_sum(votes) < 0, -1.0, 1.0).to(deltas[0].dtype)
+    sign = torch.ones_like(deltas[0]).copysign_(_sum(votes).add_(0.0))  # -0 + 0 is +0
     wins = [(voter * sign).clamp_(min=0) for voter in voters]  # the magnitude where the sign won, else 0
     if combine == "max":
         return sign * torch.stack([delta.abs() * win.sign_() for delta, win in zip(deltas, wins, strict=True)]).amax(0)
@@ -56,8 +56,11 @@ def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: El
         if combine != "sum":
             divisor.add_(win.sign_(), alpha=weight if combine == "mean" else 1)
     total.mul_(sign)
-    cancelled = 1e-6 * max(map(abs, weights)) if combine == "mean" else 0
-    return total if combine == "sum" else total.div_(divisor.masked_fill_(divisor.abs() <= cancelled, 1))
+    if combine == "sum":
+        return total
+    if (least := 1 if combine == "count" else min(weights)) > 0:  # where nobody won, the divisor is 0 and so is the total
+        return total.div_(divisor.clamp_(min=least))
+    return total.div_(divisor.masked_fill_(divisor.abs() <= 1e-6 * max(map(abs, weights)), 1))
 
 
 def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:

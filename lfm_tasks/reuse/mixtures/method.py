@@ -19,9 +19,9 @@ from lfm_tasks.reuse.blocks import work_dtype
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import matches
 from lfm_tasks.reuse.group import Roles
-from lfm_tasks.reuse.learning import Task
 from lfm_tasks.reuse.mixtures.config import MixConfig
 from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.reuse.tasks import Task
 from lfm_tasks.step import StepContext
 
 

@@ -16,11 +16,11 @@ from lfm_tasks.errors import ConfigError
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.opening import check_names
 from lfm_tasks.reuse.checkpoint import Checkpoint
-from lfm_tasks.reuse.learning import Task, open_task
 from lfm_tasks.reuse.merge import open_checkpoints
 from lfm_tasks.reuse.mixtures.config import MixConfig
 from lfm_tasks.reuse.mixtures.method import Mixing
 from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.tasks import Task, open_task
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 

@@ -19,9 +19,9 @@ from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.models.forward import forward
 from lfm_tasks.models.opening import read_config
 from lfm_tasks.models.saving import save_companions
-from lfm_tasks.reuse.learning import Task
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
 from lfm_tasks.reuse.plan import Planned
+from lfm_tasks.reuse.tasks import Task
 from lfm_tasks.reuse.writing import Writer
 from lfm_tasks.seeds import derive_seed
 
