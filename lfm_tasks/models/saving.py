@@ -151,7 +151,7 @@ def save_adapter(
         _save_peft(model, directory, base_sha256)
     else:
         save_file({name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}, directory / ADAPTER_WEIGHTS)
-    _write_entry(directory, method, base_sha256, task, labels)
+    write_entry(directory, method, base_sha256, task, labels)
 
 
 def save_lora(
@@ -169,10 +169,10 @@ def save_lora(
     save_file({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, directory / ADAPTER_WEIGHTS, {"format": "pt"})
     config.save_pretrained(directory)
     _name_base(directory, base_sha256)
-    _write_entry(directory, method, base_sha256, task, labels)
+    write_entry(directory, method, base_sha256, task, labels)
 
 
-def _write_entry(directory: Path, method: str, base_sha256: str, task: AdapterTask, labels: list[str] | None) -> None:
+def write_entry(directory: Path, method: str, base_sha256: str, task: AdapterTask, labels: list[str] | None) -> None:
     entry = {
         "format": ADAPTER_FORMAT,
         "method": method,

@@ -1,0 +1,71 @@
+"""Where a decoder keeps its facts: one description for Llama-like and GPT-2-like models, found by structure, never by a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lfm_tasks.errors import ConfigError, IncompatibleModels
+
+
+@dataclass(frozen=True)
+class Site:
+    """The last matrix of one layer's MLP: ``m = W k`` (+ bias), W [d, d_k], acting on keys as columns."""
+
+    layer: int
+    name: str
+    """Of the weight, in the model's state dict."""
+    module: nn.Module
+    transposed: bool
+    """The weight is stored as [d_k, d] (GPT-2's Conv1D)."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """W [d, d_k], a view of the weight."""
+        return self.module.weight.T if self.transposed else self.module.weight
+
+
+class Decoder:
+    """A decoder's layers and the site of each. The model is borrowed."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises :class:`IncompatibleModels` for a model without one list of layers that each end in an MLP of linear layers."""
+        self.model = model
+        self.prefix, self.layers = _layers(model)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        return [self._site(place, layer) for place, layer in enumerate(self.layers)]
+
+    def site(self, layer: int) -> Site:
+        """Raises :class:`ConfigError` for a layer that the model does not have."""
+        if not 0 <= layer < len(self.layers):
+            raise ConfigError(f"layer {layer}: the model has the layers 0 to {len(self.layers) - 1}.")
+        return self.sites[layer]
+
+    def _site(self, place: int, layer: nn.Module) -> Site:
+        width = self.model.config.hidden_size
+        linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+        outward = [(name, module) for name, module in linear if _shape(module)[0] == width and "." in name]
+        if not outward:
+            raise IncompatibleModels(f"Layer {place} of {type(self.model).__name__} has no linear layer that ends its MLP.")
+        name, module = outward[-1]
+        return Site(place, f"{self.prefix}{place}.{name}.weight", module, isinstance(module, Conv1D))
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in)"""
+    rows, columns = module.weight.shape
+    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+
+
+def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    count = model.config.num_hidden_layers
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if len(found) != 1 or getattr(model.config, "is_encoder_decoder", False):
+        raise IncompatibleModels(f"{type(model).__name__} has no single list of {count} decoder layers. Edit a decoder, as Llama or GPT-2.")
+    return f"{found[0][0]}.", found[0][1]
