@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lfm_tasks.errors import ConfigError, IncompatibleModels
@@ -48,13 +48,21 @@ class Decoder:
         return self.sites[layer]
 
     def _site(self, place: int, layer: nn.Module) -> Site:
-        width = self.model.config.hidden_size
-        linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-        outward = [(name, module) for name, module in linear if _shape(module)[0] == width and "." in name]
-        if not outward:
-            raise IncompatibleModels(f"Layer {place} of {type(self.model).__name__} has no linear layer that ends its MLP.")
-        name, module = outward[-1]
+        shape, linear = (self.model.config.hidden_size, _inner(self.model.config)), dict(layer.named_modules())
+        found = [name for name, module in linear.items() if isinstance(module, (nn.Linear, Conv1D)) and _shape(module) == shape]
+        if not found:
+            raise IncompatibleModels(
+                f"Layer {place} of {type(self.model).__name__} has no linear layer from {shape[1]} to {shape[0]} that ends its MLP. "
+                "Edit a decoder with one dense MLP in each layer, as Llama or GPT-2."
+            )
+        name, module = found[-1], linear[found[-1]]
         return Site(place, f"{self.prefix}{place}.{name}.weight", module, isinstance(module, Conv1D))
+
+
+def _inner(config: PretrainedConfig) -> int:
+    """Width of the MLPs between their two matrices."""
+    given = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return next((one for one in given if isinstance(one, int)), 4 * config.hidden_size)
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:
