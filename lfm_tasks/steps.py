@@ -22,6 +22,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="import_facts",
+        title="Import facts",
+        config="lfm_tasks.facts.config:ImportFactsConfig",
+        run="lfm_tasks.facts.importing:run",
+        inputs={"data": InputSpec(("dataset",), "JSON or JSONL files of facts to edit, in any known format.", required=False)},
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.facts",),
+    )
+)
+STEPS.add(
+    Step(
         name="tune",
         title="Tune",
         config="lfm_tasks.tuning.config:TuneConfig",

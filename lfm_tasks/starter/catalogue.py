@@ -111,6 +111,18 @@ _ALL = (
         licence="MIT (package)",
         converter="sarcasm",
     ),
+    Starter(
+        name="country-facts",
+        kind="dataset",
+        description="Facts to edit: capitals and languages of countries, with counterfactual targets, paraphrases, neighbours and more.",
+        package="countryinfo",
+        version="1.0.1",
+        sha256="b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
+        files=("countryinfo/data/*.json",),
+        licence="MIT",
+        converter="country_facts",
+        note="Generated: the targets are false on purpose.",
+    ),
 )
 
 STARTERS: dict[str, Starter] = {starter.name: starter for starter in _ALL}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lfm_tasks.starter.catalogue import Starter
+from lfm_tasks.starter.countries import country_facts
 from lfm_tasks.starter.fetch import extract, fetch
 
 NEUTRAL = 0.5
@@ -101,6 +102,7 @@ CONVERTERS: dict[str, Callable[[Starter, list[Path], Path], None]] = {
     "bbc_news": bbc_news,
     "vader_snippets": vader_snippets,
     "sarcasm": sarcasm,
+    "country_facts": country_facts,
 }
 
 
