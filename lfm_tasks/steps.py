@@ -217,6 +217,28 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="evaluate_edits",
+        title="Evaluate edits",
+        config="lfm_tasks.evaluation.edits.config:EvaluateEditsConfig",
+        run="lfm_tasks.evaluation.edits.evaluate:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Edited model, or one that is to be edited."),
+            "facts": InputSpec(("dataset",), "Facts, as import_facts makes them."),
+            "base": InputSpec(
+                ("model", "adapter", "report"),
+                "Unedited model, or the report of this step on it; of an adapter, its own base if none is given.",
+                required=False,
+            ),
+            "earlier": InputSpec(("dataset",), "Facts of earlier rounds, for retention.", required=False),
+            "general": InputSpec(("dataset",), "Prepared general text, for perplexity.", required=False),
+            "references": InputSpec(("dataset",), 'Rows {"answer", "text"}, for consistency.', required=False),
+        },
+        outputs={"report": "report", "known": "dataset"},
+        code=("lfm_tasks.evaluation", "lfm_tasks.facts", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="ensemble",
         title="Ensemble",
         config="lfm_tasks.evaluation.ensemble.config:EnsembleConfig",

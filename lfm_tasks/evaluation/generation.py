@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.answers import Texts
@@ -55,8 +55,12 @@ def generate(
     stop: list[int],
     batch_tokens: int,
     progress: Progress = lambda done: None,
+    processors: Callable[[list[int]], LogitsProcessorList] | None = None,
 ) -> list[NDArray[np.int64]]:
-    """The likeliest token, again and again, up to a stop token, which is left out. Sampling options of the model are ignored."""
+    """The likeliest token, again and again, up to a stop token, which is left out. Sampling options of the model are ignored.
+
+    ``processors`` of a batch (indices of its prompts) may change the logits first.
+    """
     pad = stop[0] if stop else 0
     options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop or None, pad_token_id=pad)
     answers: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(prompts)
@@ -67,7 +71,8 @@ def generate(
         for row, index in enumerate(batch):
             tokens[row, length - len(prompts[index]) :] = torch.from_numpy(prompts[index])
             mask[row, length - len(prompts[index]) :] = 1
-        made = model.generate(tokens.to(model.device), attention_mask=mask.to(model.device), generation_config=options)
+        chosen = {} if processors is None else {"logits_processor": processors(batch)}
+        made = model.generate(tokens.to(model.device), attention_mask=mask.to(model.device), generation_config=options, **chosen)
         for row, index in enumerate(batch):
             answers[index] = _until(made[row, length:].cpu().numpy(), stop)
         progress(len(batch))

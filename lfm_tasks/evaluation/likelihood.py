@@ -20,6 +20,8 @@ from lfm_tasks.models.attention import PADDING, logits_at, packed_mask
 
 LOGITS_AT_ONCE = 256
 Progress = Callable[[int], None]
+Reading = Callable[[Tensor, Tensor], Tensor]
+"""What is kept of the logits ``[asked, vocabulary]`` and the wanted tokens ``[asked]``."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,37 @@ def log_probabilities(
     model: PreTrainedModel, queries: list[Query], batch_tokens: int, progress: Progress = lambda done: None
 ) -> list[NDArray[np.float64]]:
     """The log-probabilities (nats) that each query asks for. ``progress`` is told how many queries were answered at once."""
+    return _in_batches(model, queries, batch_tokens, progress, _log_probability)
+
+
+def log_probabilities_and_likeliest(
+    model: PreTrainedModel, queries: list[Query], batch_tokens: int, progress: Progress = lambda done: None
+) -> list[NDArray[np.float64]]:
+    """As :func:`log_probabilities`, beside the token that the model finds likeliest there: ``[asked, 2]``."""
+    return _in_batches(model, queries, batch_tokens, progress, _log_probability_and_likeliest)
+
+
+def _in_batches(
+    model: PreTrainedModel, queries: list[Query], batch_tokens: int, progress: Progress, read: Reading
+) -> list[NDArray[np.float64]]:
     answers: list[NDArray[np.float64]] = [np.zeros(0)] * len(queries)
     asking = [index for index, query in enumerate(queries) if len(query.wanted)]
     progress(len(queries) - len(asking))
     for batch in batches([len(queries[index].tokens) for index in asking], batch_tokens):
         chosen = [asking[i] for i in batch]
-        for index, answer in zip(chosen, _answer(model, [queries[i] for i in chosen]), strict=True):
+        for index, answer in zip(chosen, _answer(model, [queries[i] for i in chosen], read), strict=True):
             answers[index] = answer
         progress(len(batch))
     return answers
+
+
+def _log_probability(logits: Tensor, wanted: Tensor) -> Tensor:
+    return -cross_entropy(logits, wanted, reduction="none")
+
+
+def _log_probability_and_likeliest(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Token ids are exact in float64 only, so both are."""
+    return torch.stack([_log_probability(logits, wanted).double(), logits.argmax(-1).double()], dim=-1)
 
 
 def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -67,7 +91,7 @@ def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _answer(model: PreTrainedModel, queries: list[Query]) -> list[NDArray[np.float64]]:
+def _answer(model: PreTrainedModel, queries: list[Query], read: Reading) -> list[NDArray[np.float64]]:
     device, length = model.device, max(len(query.tokens) for query in queries)
     asked = torch.zeros(len(queries), length, dtype=torch.bool)
     for row, query in enumerate(queries):
@@ -78,7 +102,7 @@ def _answer(model: PreTrainedModel, queries: list[Query]) -> list[NDArray[np.flo
     tokens = _padded([query.tokens for query in queries], length, 0).to(device)
     with logits_at(model, asked.to(device)):
         logits = model(input_ids=tokens, use_cache=False, **_branches(queries, length, device)).logits[0]
-    answer = torch.cat([-cross_entropy(logits[p].float(), w, reduction="none") for p, w in _chunks(picked, wanted)])
+    answer = torch.cat([read(logits[p].float(), w) for p, w in _chunks(picked, wanted)])
     return list(np.split(answer.double().cpu().numpy(), np.cumsum([len(query.wanted) for query in queries])[:-1]))
 
 

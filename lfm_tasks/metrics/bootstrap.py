@@ -34,7 +34,7 @@ def estimate(metric: Metric, samples: Samples, *, level: float, resamples: int, 
     features = metric.features(samples)
     n, value = len(features), float(metric.statistic(features.sum(axis=0)))
     if metric.binary and value in (0.0, 1.0):
-        return Estimate(value, *wilson_interval(int(features[:, 0].sum()), n, level), n)
+        return Estimate(value, *wilson_interval(round(value * n), n, level), n)
     values = bootstrap(features, metric.statistic, resamples, seed)
     jackknife = metric.statistic(features.sum(axis=0) - features) if n > 1 else np.array([value])
     low, high = bca_interval(values, value, jackknife, level)

@@ -7,7 +7,7 @@ resample at once, where ``counts[b, i]`` says how often resample ``b`` drew samp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -59,3 +59,18 @@ def ratio_of(
         return np.stack([numerator(samples), denominator(samples)], axis=1).astype(np.float64)
 
     return features, lambda sums: transform(sums[..., 0] / sums[..., 1])
+
+
+def clustered(metric: Metric, cluster: NDArray[np.int64]) -> Metric:
+    """The same value, with samples of one cluster drawn together: ``cluster`` ``[n]`` numbers each sample's, from 0.
+
+    For the many questions about one fact, whose answers are not independent.
+    """
+
+    def features(samples: Samples) -> Array:
+        each = metric.features(samples)
+        sums = np.zeros((int(cluster.max()) + 1, each.shape[1]))
+        np.add.at(sums, cluster, each)
+        return sums
+
+    return replace(metric, features=features)

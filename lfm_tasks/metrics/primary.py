@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 PRIMARY = (
+    "efficacy.free_running/prefix_match",
     "choice/accuracy",
     "classification/accuracy",
     "generation/exact_match",

@@ -1,0 +1,66 @@
+"""Config of the step *evaluate_edits*. Light to import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lfm_tasks.config import Config
+
+
+class EvaluateEditsConfig(Config):
+    mode: Literal["evaluate", "known"] = Field(
+        "evaluate",
+        description="Measure all that is asked about the facts; or give back the facts whose present answer (target_true) the model gives.",
+        json_schema_extra={"section": "Evaluation", "labels": {"evaluate": "Measure", "known": "Find the facts that the model knows"}},
+    )
+    max_facts: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Most facts, the first; 0 takes all. Of known facts the first so many known ones.",
+        json_schema_extra={"section": "Evaluation", "unit": "facts"},
+    )
+    max_new_tokens: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="Free-running answers: longest; 0 takes two more than the longest answer that is asked for.",
+        json_schema_extra={"section": "Evaluation", "unit": "tokens", "advanced": True},
+    )
+    fluency_facts: int = Field(
+        10,
+        ge=0,
+        le=10_000_000,
+        description="Facts about whose subjects text is generated, to see whether it is still text; 0 generates none.",
+        json_schema_extra={"section": "Evaluation", "unit": "facts"},
+    )
+    fluency_tokens: int = Field(
+        60,
+        ge=8,
+        le=1024,
+        description="Length of that text.",
+        json_schema_extra={"section": "Evaluation", "unit": "tokens", "advanced": True},
+    )
+    split: Literal["test", "validation"] = Field(
+        "test", description="Split of the general text.", json_schema_extra={"section": "Evaluation", "advanced": True}
+    )
+    confidence_level: float = Field(
+        0.95, ge=0.5, le=0.999, description="Level of the intervals.", json_schema_extra={"section": "Statistics"}
+    )
+    bootstrap_samples: int = Field(
+        1000,
+        ge=100,
+        le=100_000,
+        description="Resamples behind each interval; the questions about one fact are drawn together.",
+        json_schema_extra={"section": "Statistics", "unit": "resamples"},
+    )
+    batch_tokens: int = Field(
+        1024,
+        ge=8,
+        le=1_048_576,
+        description="Tokens of a batch; a longer sample has one of its own.",
+        json_schema_extra={"section": "Machine", "unit": "tokens"},
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the resampling and of the text.", json_schema_extra={"section": "Machine"})

@@ -1,0 +1,169 @@
+"""The step *evaluate_edits*: what a model says about facts that were, or will be, edited in it.
+
+It only asks the opened model, whatever the edit is made of. Teacher-forced and free-running answers are never in one figure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import LogitsProcessorList
+
+from lfm_tasks.errors import ConfigError, DataError
+from lfm_tasks.evaluation.edits.asking import Pair, answer_of, answer_room, begins_with, forced, free_running
+from lfm_tasks.evaluation.edits.config import EvaluateEditsConfig
+from lfm_tasks.evaluation.edits.distance import edit_distances
+from lfm_tasks.evaluation.edits.fluency import TopKSampling, consistency, fluency_entropy
+from lfm_tasks.evaluation.edits.questions import Question, questions
+from lfm_tasks.evaluation.edits.report import Findings, write_report
+from lfm_tasks.evaluation.edits.tables import KEPT, Answers, Before, Group, before_of, fact_lines, make_groups, pairs_of, read_before
+from lfm_tasks.evaluation.evaluate import GENERAL, Counter
+from lfm_tasks.evaluation.task import Subject
+from lfm_tasks.facts.reading import read_facts, read_objects, write_facts
+from lfm_tasks.facts.record import Fact
+from lfm_tasks.metrics.likelihood import perplexity
+from lfm_tasks.metrics.samples import metric_columns, read_samples
+from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm
+from lfm_tasks.models.prepared import Rows, read_rows
+from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
+from lfm_tasks.step import Input, Outcome, Output, StepContext
+
+
+def run(config: EvaluateEditsConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    facts = read_facts(inputs["facts"].path)
+    if config.mode == "known":
+        return find_known(config, facts, inputs["model"], context)
+    facts = facts[: config.max_facts or None]
+    asked, left_out = questions(facts, read_facts(inputs["earlier"].path) if "earlier" in inputs else [])
+    rows = read_rows(inputs["general"].path, config.split) if "general" in inputs else None
+    base = inputs.get("base") or inputs["model"].base
+    before, figures = ask_base(base, inputs["model"], asked, rows, config, context)
+    subject = open_subject(inputs["model"], rows)
+    answers = ask(subject, asked, pairs_of(asked), room_for(subject, asked, config), config, context)
+    if base is not None and base.sha256 == inputs["model"].sha256:
+        before = before_of(asked, answers)
+    groups = make_groups(asked, answers, before)
+    if rows is not None:
+        groups["general"] = Group(GENERAL.score(subject, rows, config, lambda done: None), rows.sample_id)
+    texts, quality = write_about(subject, facts, config)
+    if "references" in inputs and texts:
+        quality["consistency"] = mean_consistency(texts, facts, inputs["references"])
+    weights = inputs["model"].base if base is None or base.kind == "report" else base
+    findings = Findings(
+        config=config,
+        inputs=dict(inputs),
+        base_sha256=None if base is None else base_address(base),
+        groups=groups,
+        lines=fact_lines(facts, asked, answers, before),
+        figures=figures | quality,
+        distances={} if weights is None else edit_distances(subject.model, model_directory(weights)),
+        neighbours_left_out=left_out,
+        without_target_true=sum(fact.target_true is None for fact in facts),
+    )
+    return write_report(findings, context.workdir / "report")
+
+
+def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input, context: StepContext) -> Outcome:
+    """The facts whose ``target_true`` the model says by itself. Raises :class:`DataError` where there is none."""
+    asked = [fact for fact in facts if fact.target_true is not None]
+    if not asked:
+        raise DataError(f"None of the {len(facts):,} facts has a target_true, so none can be known. Add the present answers.")
+    subject, counter = open_subject(model), Counter(context, len(asked))
+    room = config.max_new_tokens or answer_room(subject, ((fact.text, fact.target_true or "") for fact in asked))
+    said = free_running(subject, (fact.text for fact in asked), room, config.batch_tokens, counter)
+    known = [fact for fact in asked if begins_with(said[fact.text], fact.target_true or "")]
+    if not known:
+        raise DataError(
+            f"The model says the present answer to none of the {len(asked):,} facts; to {asked[0].text!r} it says "
+            f"{answer_of(said[asked[0].text])!r}, not {asked[0].target_true!r}. Take other facts or other prompts."
+        )
+    directory = context.workdir / "known"
+    write_facts(known[: config.max_facts or None], directory)
+    counts = {"asked": len(asked), "known": len(known), "kept": min(len(known), config.max_facts or len(known))}
+    (directory / "known.json").write_text(json.dumps(counts, sort_keys=True) + "\n")
+    return Outcome({"known": Output("dataset", directory)}, {f"facts/{name}": float(count) for name, count in counts.items()}, counts)
+
+
+def ask_base(
+    base: Input | None, model: Input, asked: Sequence[Question], rows: Rows | None, config: EvaluateEditsConfig, context: StepContext
+) -> tuple[Before | None, dict[str, float]]:
+    """What the base says where answers shall stay, and its perplexity. Nothing where it is the model itself, which is asked later."""
+    if base is None or base.sha256 == model.sha256:
+        return None, {}
+    if base.kind == "report":
+        base_address(base)
+        return read_before(read_samples(base.path / "samples.parquet"), asked), {}
+    subject, kept = open_subject(base, rows), [question for question in asked if question.aspect in KEPT]
+    pairs = [(question.prompt, question.answers[0]) for question in kept]
+    answers = ask(subject, kept, pairs, room_for(subject, asked, config), config, context) if kept else Answers({}, {})
+    figures = {}
+    if rows is not None:
+        table = GENERAL.score(subject, rows, config, lambda done: None)
+        figures["base_perplexity"] = perplexity().value(metric_columns(table, []))
+    return before_of(kept, answers), figures
+
+
+def base_address(base: Input) -> str:
+    """Of the base itself, where a report about it was given."""
+    if base.kind != "report":
+        return base.sha256
+    if not all((base.path / name).is_file() for name in ("metrics.json", "samples.parquet")):
+        raise ConfigError(f"base: {base.reference} is a report of another step. Give the report of evaluate_edits on the base.")
+    return json.loads((base.path / "metrics.json").read_text())["model_sha256"]
+
+
+def open_subject(source: Input, rows: Rows | None = None) -> Subject:
+    model, directory = open_causal_lm(source), model_directory(source)
+    if rows is not None:
+        check_vocabulary(model, tokenizer_digest(directory), rows.description)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Subject(model.to(device).eval(), open_tokenizer(directory))
+
+
+def room_for(subject: Subject, asked: Sequence[Question], config: EvaluateEditsConfig) -> int:
+    """Tokens of a free answer: enough for the longest that is asked for, so that models compare."""
+    return config.max_new_tokens or answer_room(subject, ((question.prompt, answer) for question in asked for answer in question.answers))
+
+
+def ask(
+    subject: Subject, asked: Sequence[Question], pairs: Sequence[Pair], room: int, config: EvaluateEditsConfig, context: StepContext
+) -> Answers:
+    """All questions, under both protocols."""
+    prompts = list(dict.fromkeys(question.prompt for question in asked))
+    counter = Counter(context, len(set(pairs)) + len(prompts))
+    told = forced(subject, pairs, config.batch_tokens, counter)
+    return Answers(told, free_running(subject, prompts, room, config.batch_tokens, counter))
+
+
+def write_about(subject: Subject, facts: Sequence[Fact], config: EvaluateEditsConfig) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Sampled text after the facts' generation prompts, by fact, and its mean entropy."""
+    chosen = [fact for fact in facts if fact.generation_prompts][: config.fluency_facts]
+    if not chosen:
+        return {}, {}
+
+    def sampling(batch: Sequence[str]) -> LogitsProcessorList:
+        return LogitsProcessorList([TopKSampling(batch, config.seed)])
+
+    prompts = [prompt for fact in chosen for prompt in fact.generation_prompts]
+    made = free_running(subject, prompts, config.fluency_tokens, config.batch_tokens, processors=sampling)
+    entropies = [fluency_entropy(prompt + text) for prompt, text in made.items()]
+    texts = {fact.id: [made[prompt] for prompt in fact.generation_prompts] for fact in chosen}
+    return texts, {"fluency_entropy": sum(entropies) / len(entropies)}
+
+
+def mean_consistency(texts: Mapping[str, Sequence[str]], facts: Sequence[Fact], references: Input) -> float:
+    """Over the facts that there are reference texts for: rows ``{"answer": …, "text": …}``, texts about subjects of that answer."""
+    corpus: dict[str, list[str]] = {}
+    for where, row in (row for path in sorted(references.path.rglob("*.jsonl")) for row in read_objects(path)):
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("answer", "text")):
+            raise DataError(f'{where}: {row!r} is no reference text. Write {{"answer": …, "text": …}}.')
+        corpus.setdefault(row["answer"], []).append(row["text"])
+    every = [text for some in corpus.values() for text in some]
+    found = [
+        consistency(texts[fact.id], corpus[fact.target_new], every) for fact in facts if fact.id in texts and fact.target_new in corpus
+    ]
+    if not found:
+        raise DataError("No reference text has the target of a fact as its answer. Give texts about subjects that have the new targets.")
+    return sum(found) / len(found)
