@@ -11,7 +11,7 @@ from lfm_tasks.errors import InvalidInput
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,31}/[a-z][a-z0-9_]{0,31}$"
+METRIC_PATTERN = r"^[a-z][a-z0-9_.]{0,63}/[a-z][a-z0-9_]{0,31}$"
 MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
 
 

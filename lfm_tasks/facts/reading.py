@@ -142,7 +142,7 @@ def _check(fact: Fact) -> None:
         raise DataError("the subject is empty. Name what the fact is about.")
     if (count := fact.prompt.count("{}")) != 1:
         raise DataError(f"the prompt {fact.prompt!r} holds {{}} {count} times; exactly one {{}} marks the place of the subject.")
-    if (count := mentions(fact.subject, fact.text)) != 1:
+    if (count := mentions(fact.subject, fact.text)) > 1:
         raise DataError(f"the subject {fact.subject!r} is {count} times in {fact.text!r}. Word the prompt so that it is there once.")
     if not fact.target_new:
         raise DataError("target_new is empty. Give the answer that the model shall give, or leave the fact out.")
@@ -157,7 +157,7 @@ def _check(fact: Fact) -> None:
 def mentions(name: str, text: str) -> int:
     """How often ``name`` stands in ``text`` as words of its own: Niger is not in Nigeria."""
     start, end = (r"(?<!\w)" if name[:1].isalnum() else "", r"(?!\w)" if name[-1:].isalnum() else "")
-    return max(len(re.findall(start + re.escape(name) + end, text)), int(name in text))
+    return len(re.findall(start + re.escape(name) + end, text))
 
 
 def _text(value: Any, name: str) -> str:

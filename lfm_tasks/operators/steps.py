@@ -33,6 +33,12 @@ class PrepareGeneralOperator(PrepareOperator):
         super().__init__(prefix="general", config=fixed, **kwargs)
 
 
+class ImportFactsOperator(StepOperator):
+    """Rows of published data sets, or facts typed in, to facts that can be edited."""
+
+    step = "import_facts"
+
+
 class TuneOperator(StepOperator):
     """Adapt a model to a prepared data set."""
 
@@ -100,6 +106,12 @@ class EvaluateOperator(StepOperator):
     """Measure a model, with intervals and a per-sample table."""
 
     step = "evaluate"
+
+
+class EvaluateEditsOperator(StepOperator):
+    """Measure what a model says about edited facts; or find the facts that it knows."""
+
+    step = "evaluate_edits"
 
 
 class EnsembleOperator(StepOperator):

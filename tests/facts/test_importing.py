@@ -93,7 +93,9 @@ RIPPLE = {
         {"test_queries": [{"prompt": "The father of Max Moor is", "answers": [{"value": "Al Moor", "aliases": ["A. Moor"]}]}]}
     ],
     "Logical_Generalization": [{"test_queries": [{"prompt": "A child of Eva Moor is", "answers": [{"value": "Max Moor", "aliases": []}]}]}],
-    "Compositionality_I": [{"test_queries": [{"prompt": "The mother of Max Moor comes from", "answers": [{"value": "Kiel", "aliases": []}]}]}],
+    "Compositionality_I": [
+        {"test_queries": [{"prompt": "The mother of Max Moor comes from", "answers": [{"value": "Kiel", "aliases": []}]}]}
+    ],
     "Compositionality_II": [],
     "Subject_Aliasing": [{"test_queries": [{"prompt": "The mother of Maxi is", "answers": []}]}],
     "Forgetfulness": [],

@@ -124,7 +124,7 @@ def test_a_fact_without_an_id_gets_the_digest_of_what_it_says():
 
 @pytest.mark.parametrize(
     ("name", "text", "count"),
-    [("Niger", "Nigeria and Niger", 1), ("Niger", "Nigeria", 1), ("C++", "C++ and C", 1), ("王", "王 and 王", 2), ("x", "y", 0)],
+    [("Niger", "Nigeria and Niger", 1), ("Niger", "Nigeria", 0), ("C++", "C++ and C", 1), ("王", "王 and 王", 2), ("x", "y", 0)],
 )
 def test_a_name_inside_a_longer_word_is_not_that_name(name: str, text: str, count: int):
     assert mentions(name, text) == count

@@ -10,7 +10,7 @@ from lfm_tasks.facts.reading import mentions
 
 def with_place(text: str, subject: str) -> str:
     """``text`` with ``{}`` for the subject. Raises :class:`DataError` unless it is there once."""
-    if (count := mentions(subject, text)) != 1:
+    if (count := mentions(subject, text) or text.count(subject)) != 1:
         raise DataError(f"the subject {subject!r} is {count} times in {text!r}; it must be there once. Leave the row out or reword it.")
     if "{}" in text:
         raise DataError(f"the prompt {text!r} holds {{}} beside its subject {subject!r}. Reword it.")
