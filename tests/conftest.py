@@ -56,5 +56,14 @@ def home(tmp_path, monkeypatch, migrated):
     settings.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """An interpreter for LFM_INTERPRETER whose steps need not import anything."""
+    from tests.warm import warm_interpreter
+
+    with tempfile.TemporaryDirectory(prefix="lfm-warm-") as directory, warm_interpreter(Path(directory)) as interpreter:
+        yield interpreter
+
+
 def pytest_sessionfinish():
     shutil.rmtree(_SESSION, ignore_errors=True)

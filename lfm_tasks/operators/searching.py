@@ -54,9 +54,9 @@ def searches(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     for method, own in options.items():
         planned.append({"method": method, "search": {name: given for name, given in search.items() if name in own}})
         try:
-            parse_config(step.config_class, override(step, values, planned[-1]), where=method)
+            parse_config(step.config_class, override(step, values, planned[-1]), where=f"Params {step.name}_*")
         except ConfigError as error:
-            refused.append(str(error))
+            refused.append(f"{method}: {error}")
     if refused:
         raise ConfigError(f"{len(refused)} of {len(methods)} methods cannot be searched; nothing was started. " + " ".join(refused))
     return planned
