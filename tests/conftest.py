@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _SESSION = Path(tempfile.mkdtemp(prefix="lfm-tests-"))
 
+LONG = ("live", "dags", "oracle")
+"""Folders whose files take minutes."""
+
 # Airflow reads these when it is first imported; a test that needs a server of its own starts one with its own values.
 os.environ.update(
     AIRFLOW_HOME=str(_SESSION / "airflow"),
@@ -63,6 +66,11 @@ def warm():
 
     with tempfile.TemporaryDirectory(prefix="lfm-warm-") as directory, warm_interpreter(Path(directory)) as interpreter:
         yield interpreter
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins first, so that no worker is busy with it when the others have nothing left."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in LONG)
 
 
 def pytest_sessionfinish():
