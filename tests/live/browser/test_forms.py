@@ -105,10 +105,12 @@ def test_merge(run, sources):
 
 def test_merge_search(run, sources):
     search = {"search_merge_search": '{"scale": {"low": 0, "high": 1}, "density": {"low": 0.1, "high": 0.9}}'}
-    strategy = {"search_merge_strategy": "cma", "search_merge_trials": "8", "search_merge_seed": "5"}
-    found = run("lfm_merge_search", {**sources, "Search a merge: Search": search | strategy})
+    search |= {"search_merge_strategy": "cma", "search_merge_trials": "8"}
+    form = {**sources, "Search a merge: Search": search, "Search a merge: Result": {"search_merge_seed": "5"}}
+    found = run("lfm_merge_search", form)
     config = found["search"]["config"]
-    assert (config["strategy"], config["trials"], config["search"]["scale"]) == ("cma", 8, {"low": 0.0, "high": 1.0})
+    assert (config["strategy"], config["trials"], config["seed"]) == ("cma", 8, 5)
+    assert config["search"]["scale"] == {"low": 0.0, "high": 1.0}
     assert found["evaluate"]["config"]["split"] == "test"
     assert [one["name"] for one in found["compare"]["summary"]["subjects"]][-2:] == ["task_arithmetic", "ties"]
 
