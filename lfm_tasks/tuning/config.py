@@ -163,7 +163,7 @@ class TuneConfig(MethodChoice):
             raise ConfigError(f"keep_every={self.keep_every} says how far apart the kept models are, and none is kept. Set keep_last.")
         if self.keep_last and self.early_stopping_patience:
             raise ConfigError(
-                f"keep_last={self.keep_last} and early_stopping_patience={self.early_stopping_patience} exclude one another: which steps are "
-                "kept follows from the length of the run. Set one of them to 0."
+                f"keep_last={self.keep_last} and early_stopping_patience={self.early_stopping_patience} exclude one another: which steps "
+                "are kept follows from the length of the run. Set one of them to 0."
             )
         return self

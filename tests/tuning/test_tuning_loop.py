@@ -256,7 +256,9 @@ def test_which_steps_are_kept(last, every, steps):
     assert snapshot_steps(7, last, every) == steps
 
 
-@pytest.mark.parametrize(("values", "most"), [({"keep_last": 4}, "3 steps, so at most 3"), ({"keep_last": 3, "keep_every": 2}, "at most 2")])
+@pytest.mark.parametrize(
+    ("values", "most"), [({"keep_last": 4}, "3 steps, so at most 3"), ({"keep_last": 3, "keep_every": 2}, "2 apart, so at most 2")]
+)
 def test_more_models_than_the_run_has_steps_are_refused_before_it_begins(inputs, tmp_path, values, most):
     with pytest.raises(ConfigError, match=rf"keep_last={values['keep_last']}: the run has .*{most}"):
         prepared(inputs, tmp_path / "w", **values)
