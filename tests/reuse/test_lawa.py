@@ -66,7 +66,7 @@ def test_weights_are_an_average_of_the_window(options):
 
 
 def test_laws(group):
-    """A window of one is the last checkpoint, no decay is too; a decay near 1 stays with the first; what is before the window is left out."""
+    """A window of one, or no decay, is the last checkpoint; a decay near 1 is the first; what is before the window is left out."""
     last = group.models[-1]
     assert torch.equal(merge("lawa", group, last=1), last)
     torch.testing.assert_close(merge("lawa", group, window="exponential", decay=0.0), last, atol=1e-15, rtol=1e-15)
