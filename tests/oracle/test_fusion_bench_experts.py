@@ -13,10 +13,11 @@ from lfm_tasks.models.mixtures.task_vectors import Router, combined
 from lfm_tasks.models.mixtures.wemoe import Gate, Padding, WeightEnsembling
 from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.adapting import descend
-from lfm_tasks.reuse.learning import Learning, open_task
+from lfm_tasks.reuse.learning import Learning
 from lfm_tasks.reuse.merged import Merged
 from lfm_tasks.reuse.mixtures.smile import layer_tensors
 from lfm_tasks.reuse.plan import plan
+from lfm_tasks.reuse.tasks import open_task
 from tests.experts import train_experts
 from tests.oracle.fusion_bench_runs import Case, results
 from tests.tuned import Context
