@@ -29,7 +29,7 @@ bench: $(READY)
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
 
-# make effect NAME=adaptation, merging: what a method gains, over three seeds
+# make effect NAME=adaptation, merging, averaging: what a method gains, over three seeds
 effect: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py
 

@@ -46,6 +46,7 @@ class InputSpec:
 class Step:
     """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
 
+    An output may be many, in order: ``<name>.0``, ``<name>.1``, … as inputs are.
     ``code`` names the packages and modules whose source enters the cache key: all that the step imports (a test holds it to that).
     ``distributed``: with torchrun or accelerate every process runs the step's function, which divides the work among them.
     """
@@ -67,6 +68,9 @@ class Step:
     @property
     def function(self) -> Callable[..., Any]:
         return resolve(self.run)
+
+    def output_kind(self, name: str) -> Kind:
+        return self.outputs[name.partition(".")[0]]
 
 
 @dataclass(frozen=True)

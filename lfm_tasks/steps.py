@@ -30,7 +30,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Base model."),
             "dataset": InputSpec(("dataset",), "Prepared data set."),
         },
-        outputs={"adapter": "adapter", "model": "model"},
+        outputs={"adapter": "adapter", "model": "model", "adapter_checkpoints": "adapter", "checkpoints": "model"},
         code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
         distributed=True,
     )

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lfm_tasks.errors import AttemptKilled, InvalidInput
+from lfm_tasks.models.resuming import STATE
 from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.learning import STATE, Learnt
+from lfm_tasks.reuse.learning import Learnt
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.reuse.statistics import ModelStatistics
 from lfm_tasks.reuse.writing import Writer
