@@ -73,6 +73,8 @@ STEPS.add(
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
+        ranged_unless="datasets",
     )
 )
 STEPS.add(
@@ -98,6 +100,7 @@ STEPS.add(
         inputs={"models": InputSpec(("model",), "Models of one architecture, in order; one is enough.", many=True)},
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models",),
     )
 )
 STEPS.add(

@@ -36,6 +36,7 @@ _MEMORY = 96 * _MIB
 _MOST_PARTS = 10_000
 _READ_ATTEMPTS = 5
 _MISSING = ("NoSuchKey", "404", "NotFound")
+_BEYOND = ("InvalidRange", "416")
 
 
 class S3Backend:
@@ -115,6 +116,13 @@ class S3Backend:
             return self._read(key)
         except FileNotFoundError:
             return None
+
+    def get_range(self, key: str, offset: int, length: int) -> bytearray:
+        """One request per ``part_size`` bytes, of which a few are under way at a time."""
+        data = bytearray()
+        for part in self._parts_of(key, offset, offset + length):
+            data += part
+        return data
 
     def get_file(self, key: str, destination: Path) -> str:
         return replace_file(destination, self._blocks(key))
@@ -226,11 +234,14 @@ class S3Backend:
         size = self._size(key)
         if size is None:
             raise FileNotFoundError(key)
-        starts = range(0, size, self.part_size)
-        return in_order((partial(self._read, key, start, min(start + self.part_size, size)) for start in starts), self.workers)
+        return self._parts_of(key, 0, size)
+
+    def _parts_of(self, key: str, begin: int, end: int) -> Iterator[bytes]:
+        starts = range(begin, end, self.part_size)
+        return in_order((partial(self._read, key, start, min(start + self.part_size, end)) for start in starts), self.workers)
 
     def _read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The object, or its bytes from ``start`` up to ``end``; a body that breaks off is asked for again."""
+        """The object, or its bytes from ``start`` up to ``end``, as far as there are some; a body that breaks off is asked for again."""
         arguments = {} if start is None else {"Range": f"bytes={start}-{end - 1}"}
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
@@ -238,6 +249,8 @@ class S3Backend:
             except ClientError as error:
                 if error_code(error) in _MISSING:
                     raise FileNotFoundError(key) from None
+                if error_code(error) in _BEYOND:
+                    return b""
                 raise self._endpoint.explain(error, "get_object") from error
             except (BotoCoreError, HTTPError, OSError) as error:
                 if attempt == _READ_ATTEMPTS:
@@ -278,7 +291,7 @@ def _client(endpoint_url: str | None, region: str, workers: int, attempts: int) 
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=10,
         read_timeout=60,
-        max_pool_connections=workers + 1,
+        max_pool_connections=4 * workers,  # several files are read at a time
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if endpoint_url else "auto"},
