@@ -154,10 +154,13 @@ STEPS.add(
         outputs={"model": "model"},
         code=(
             "lfm_tasks.reuse.alignment",
+            "lfm_tasks.reuse.blocks",
             "lfm_tasks.reuse.checkpoint",
             "lfm_tasks.reuse.config",
+            "lfm_tasks.reuse.dtypes",
             "lfm_tasks.reuse.group",
             "lfm_tasks.reuse.plan",
+            "lfm_tasks.reuse.ranged",
             "lfm_tasks.reuse.writing",
             "lfm_tasks.models",
             "lfm_tasks.artifacts.disk",

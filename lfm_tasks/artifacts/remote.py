@@ -92,7 +92,7 @@ class RemoteFile:
         except FileNotFoundError:
             raise gone(self.name) from None
         if len(data) != length:
-            raise changed(self.name, f"{offset + len(data):,} bytes", f"{self.size:,}")
+            raise changed(self.name, f"at most {offset + len(data):,} bytes", f"{self.size:,}")
         with self._lock:
             self.bytes_read += length
         return data

@@ -56,8 +56,10 @@ class S3Backend:
         part_size: int = 8 * _MIB,
         workers: int = 4,
         attempts: int = 5,
+        patience: float = 60,
     ) -> None:
-        """``part_size`` in bytes, at least 5 MiB where the server is AWS; ``attempts`` per request, by botocore's standard mode.
+        """``part_size`` in bytes, at least 5 MiB where the server is AWS; ``attempts`` per request, by botocore's standard mode;
+        ``patience``: seconds without a byte after which one is given up.
 
         Raises :class:`ConfigError` without a bucket name or a key pair in the environment.
         """
@@ -69,7 +71,7 @@ class S3Backend:
         self.part_size, self.workers = part_size, workers
         self._bucket_seen = False
         self._endpoint = Endpoint(endpoint_url, self.bucket)
-        self._client = _client(endpoint_url, region, workers, attempts)
+        self._client = _client(endpoint_url, region, workers, attempts, patience)
 
     @classmethod
     def from_settings(cls, uri: str) -> S3Backend:
@@ -282,7 +284,7 @@ class S3Backend:
         return len(abandoned)
 
 
-def _client(endpoint_url: str | None, region: str, workers: int, attempts: int) -> Any:
+def _client(endpoint_url: str | None, region: str, workers: int, attempts: int, patience: float) -> Any:
     try:
         keys = {"aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"]}
     except KeyError as error:
@@ -290,7 +292,7 @@ def _client(endpoint_url: str | None, region: str, workers: int, attempts: int) 
     config = ClientConfig(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=patience,
         max_pool_connections=4 * workers,  # several files are read at a time
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
