@@ -154,7 +154,6 @@ STEPS.add(
         outputs={"model": "model"},
         code=(
             "lfm_tasks.reuse.alignment",
-            "lfm_tasks.reuse.blocks",
             "lfm_tasks.reuse.checkpoint",
             "lfm_tasks.reuse.config",
             "lfm_tasks.reuse.dtypes",

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lfm_tasks.errors import InvalidInput
-from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.dtypes import DTYPES
 from lfm_tasks.reuse.ranged import RangedWeights
 from lfm_tasks.step import RangeReader
@@ -88,15 +87,8 @@ class Checkpoint:
         """The tensor will be read soon; one that is far away is on its way from now on, and in memory until it is read."""
         self._files[self.tensors[name].file].expect(name)
 
-    def check_finite(self, name: str, tensor: Tensor, advice: str) -> None:
-        """Raise :class:`InvalidInput` for NaN or infinity in what was read, once it is sure that these are the model's own."""
-        try:
-            check_finite(tensor, f"{name} of {self.name} holds NaN or infinity. {advice}")
-        except InvalidInput:
-            self.verify()
-            raise
-
     def verify(self) -> None:
+        """To be called before an error is blamed on the model: raises :class:`IntegrityError` for a file that is not the model's own."""
         for opened in self._files.values():
             opened.verify()
 

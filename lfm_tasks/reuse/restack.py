@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import IncompatibleModels, InvalidInput
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint, numbered_layers
@@ -82,7 +82,11 @@ def run(config: RestackConfig, inputs: Mapping[str, Input], context: StepContext
         for done, one in enumerate(planned):
             for soon in planned[done : done + AHEAD]:
                 sources[soon.name].checkpoint.expect(sources[soon.name].name)
-            writer.write(one.name, _tensor(sources[one.name], one.dtype))
+            try:
+                writer.write(one.name, _tensor(sources[one.name], one.dtype))
+            except InvalidInput:
+                sources[one.name].checkpoint.verify()
+                raise
             context.report(done + 1, len(planned))
     finally:
         writer.close()
@@ -182,7 +186,7 @@ def _tensor(source: Source, dtype: torch.dtype) -> torch.Tensor:
     tensor = source.checkpoint.read(source.name)
     if not tensor.is_floating_point():
         return tensor
-    source.checkpoint.check_finite(source.name, tensor, "Use a model whose weights are finite.")
+    check_finite(tensor, f"{source.name} of {source.checkpoint.name} holds NaN or infinity. Use a model whose weights are finite.")
     if source.factor != 1:
         tensor = tensor * source.factor if tensor.dtype == torch.float64 else tensor.float() * source.factor
     scaled = tensor.to(dtype)
