@@ -73,6 +73,8 @@ STEPS.add(
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
+        ranged_unless="datasets",
     )
 )
 STEPS.add(
@@ -98,6 +100,7 @@ STEPS.add(
         inputs={"models": InputSpec(("model",), "Models of one architecture, in order; one is enough.", many=True)},
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models",),
     )
 )
 STEPS.add(
@@ -153,8 +156,10 @@ STEPS.add(
             "lfm_tasks.reuse.alignment",
             "lfm_tasks.reuse.checkpoint",
             "lfm_tasks.reuse.config",
+            "lfm_tasks.reuse.dtypes",
             "lfm_tasks.reuse.group",
             "lfm_tasks.reuse.plan",
+            "lfm_tasks.reuse.ranged",
             "lfm_tasks.reuse.writing",
             "lfm_tasks.models",
             "lfm_tasks.artifacts.disk",

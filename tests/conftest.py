@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+_HOME = Path(os.environ.get("LFM_HOME", ROOT / ".lfm")).resolve()
 _SESSION = Path(tempfile.mkdtemp(prefix="lfm-tests-"))
 
 LONG = ("live", "dags", "oracle")
@@ -43,6 +44,25 @@ def migrated(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory):
+    """A real S3 server, with the bucket that the tests of the store use."""
+    from tests.artifacts.media import BUCKET, client
+    from tests.environments import Unavailable, skip_or_fail
+    from tests.swift_server import running_swift
+
+    server = running_swift(tmp_path_factory.mktemp("swift"), _HOME / "test" / "swift-venv")
+    try:
+        started = server.__enter__()
+    except Unavailable as error:
+        skip_or_fail(error)
+    try:
+        client(started).create_bucket(Bucket=BUCKET)
+        yield started
+    finally:
+        server.__exit__(None, None, None)
 
 
 @pytest.fixture
