@@ -17,7 +17,7 @@ up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Merges beside mergekit's and FusionBench's, each in an environment of its own that this makes; make test skips what it cannot make.
 test-oracle: $(READY)
@@ -29,7 +29,7 @@ bench: $(READY)
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
 
-# make effect NAME=adaptation, merging: what a method gains, over three seeds
+# make effect NAME=adaptation, merging, averaging: what a method gains, over three seeds
 effect: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py
 

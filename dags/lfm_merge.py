@@ -89,7 +89,9 @@ loss on a small one.
     compare = CompareOperator(
         task_id="compare", cells=evaluations.output["cells"], subjects=evaluations.output["subjects"], evaluate_task="evaluate"
     )
-    gates = PlanGatesOperator(task_id="gates", cells=evaluations.output["cells"], evaluate_task="evaluate")
+    gates = PlanGatesOperator(
+        task_id="gates", cells=evaluations.output["cells"], judged=evaluations.output["judged"], evaluate_task="evaluate"
+    )
     gate = GateOperator.partial(task_id="gate").expand(inputs=gates.output)
     finish = FinishRunOperator(task_id="finish")
 

@@ -7,7 +7,7 @@ declared here as text (``package.module:Name``), so that DAG files, forms and ``
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -46,8 +46,11 @@ class InputSpec:
 class Step:
     """A step's declaration. ``run`` is ``(config, inputs, context) -> Outcome`` (see :mod:`lfm_tasks.step`).
 
+    An output may be many, in order: ``<name>.0``, ``<name>.1``, … as inputs are.
     ``code`` names the packages and modules whose source enters the cache key: all that the step imports (a test holds it to that).
     ``distributed``: with torchrun or accelerate every process runs the step's function, which divides the work among them.
+    ``ranged`` names the inputs whose weights it reads by byte ranges where the store is remote, so that they are never on local
+    disk; ``ranged_unless``: an input with which it opens those models from disk after all.
     """
 
     name: str
@@ -59,6 +62,12 @@ class Step:
     code: tuple[str, ...]
     cached: bool = True
     distributed: bool = False
+    ranged: tuple[str, ...] = ()
+    ranged_unless: str = ""
+
+    def reads_by_range(self, name: str, given: Iterable[str]) -> bool:
+        """Whether the weights of the input ``name`` (of many: ``models.0``) may stay in the store where ``given`` are the inputs."""
+        return name.partition(".")[0] in self.ranged and self.ranged_unless not in {one.partition(".")[0] for one in given}
 
     @property
     def config_class(self) -> type[Config]:
@@ -67,6 +76,9 @@ class Step:
     @property
     def function(self) -> Callable[..., Any]:
         return resolve(self.run)
+
+    def output_kind(self, name: str) -> Kind:
+        return self.outputs[name.partition(".")[0]]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The contract between the runner and a step: what a step is given, and what it gives back.
 
 A step's ``run(config, inputs, context)`` knows files, tensors and models. It sees no Airflow, no MLflow and no store:
-inputs are verified directories on local disk, outputs are directories that it writes below ``context.workdir``.
+inputs are verified directories on local disk, outputs are directories that it writes below ``context.workdir``. A step that
+declares so reads weight files by ranges from where they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lfm_tasks.registry import Kind
+
+
+class RangeReader(Protocol):
+    """A weight file that is in the store alone. Its bytes are verified after the step, before anything of it is committed."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Bytes of the caller's own. Where each read begins at the end of the one before, the verification costs no second read.
+
+        Raises :class:`~lfm_tasks.errors.IntegrityError` where the file is seen not to be what was committed.
+        """
+
+    def verify(self) -> None:
+        """Verify the file now: before an error is blamed on what it holds. Raises as :meth:`read` does."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,8 @@ class Input:
     base: Input | None = None
     version: str | None = None
     """Version number, where the reference named a registered model."""
+    remote: Mapping[str, RangeReader] = field(default_factory=dict)
+    """Weight files that are not on local disk, by their paths below ``path``; none unless the step declares ``ranged``."""
 
 
 def all_of(inputs: Mapping[str, Input], name: str) -> list[Input]:

@@ -41,7 +41,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Base model."),
             "dataset": InputSpec(("dataset",), "Prepared data set."),
         },
-        outputs={"adapter": "adapter", "model": "model"},
+        outputs={"adapter": "adapter", "model": "model", "adapter_checkpoints": "adapter", "checkpoints": "model"},
         code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
         distributed=True,
     )
@@ -84,6 +84,8 @@ STEPS.add(
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
+        ranged_unless="datasets",
     )
 )
 STEPS.add(
@@ -109,6 +111,7 @@ STEPS.add(
         inputs={"models": InputSpec(("model",), "Models of one architecture, in order; one is enough.", many=True)},
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models",),
     )
 )
 STEPS.add(
@@ -164,8 +167,10 @@ STEPS.add(
             "lfm_tasks.reuse.alignment",
             "lfm_tasks.reuse.checkpoint",
             "lfm_tasks.reuse.config",
+            "lfm_tasks.reuse.dtypes",
             "lfm_tasks.reuse.group",
             "lfm_tasks.reuse.plan",
+            "lfm_tasks.reuse.ranged",
             "lfm_tasks.reuse.writing",
             "lfm_tasks.models",
             "lfm_tasks.artifacts.disk",

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+_HOME = Path(os.environ.get("LFM_HOME", ROOT / ".lfm")).resolve()
 _SESSION = Path(tempfile.mkdtemp(prefix="lfm-tests-"))
+
+LONG = ("live", "dags", "oracle")
+"""Folders whose files take minutes."""
 
 # Airflow reads these when it is first imported; a test that needs a server of its own starts one with its own values.
 os.environ.update(
@@ -42,6 +46,25 @@ def migrated(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory):
+    """A real S3 server, with the bucket that the tests of the store use."""
+    from tests.artifacts.media import BUCKET, client
+    from tests.environments import Unavailable, skip_or_fail
+    from tests.swift_server import running_swift
+
+    server = running_swift(tmp_path_factory.mktemp("swift"), _HOME / "test" / "swift-venv")
+    try:
+        started = server.__enter__()
+    except Unavailable as error:
+        skip_or_fail(error)
+    try:
+        client(started).create_bucket(Bucket=BUCKET)
+        yield started
+    finally:
+        server.__exit__(None, None, None)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch, migrated):
     """A home of its own: store, MLflow and ledger in files below ``tmp_path``."""
@@ -54,6 +77,20 @@ def home(tmp_path, monkeypatch, migrated):
     settings.cache_clear()
     yield path
     settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """An interpreter for LFM_INTERPRETER whose steps need not import anything."""
+    from tests.warm import warm_interpreter
+
+    with tempfile.TemporaryDirectory(prefix="lfm-warm-") as directory, warm_interpreter(Path(directory)) as interpreter:
+        yield interpreter
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins first, so that no worker is busy with it when the others have nothing left."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in LONG)
 
 
 def pytest_sessionfinish():

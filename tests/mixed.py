@@ -55,11 +55,11 @@ def write(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
 
-def mixed(models: list[Path], work: Path, datasets: list[Path] = (), **values) -> Outcome:
+def mixed(models: list[Path], work: Path, datasets: list[Path] = (), context: Context | None = None, **values) -> Outcome:
     """The outcome of the step mix on a base and its experts."""
     inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
     inputs |= {f"datasets.{place}": given(one, "dataset") for place, one in enumerate(datasets)}
-    return mix.run(MixConfig(**values), inputs, Context(work))
+    return mix.run(MixConfig(**values), inputs, context or Context(work))
 
 
 def result(outcome: Outcome) -> Input:

@@ -64,6 +64,19 @@ class Context:
         self.lines.append(message)
 
 
+class StoppingAt(Context):
+    """Stops at the report of ``done`` units."""
+
+    def __init__(self, workdir: Path, done: int) -> None:
+        super().__init__(workdir)
+        self.done = done
+
+    def report(self, done: int, total: int, metrics=None) -> None:
+        super().report(done, total, metrics)
+        if done == self.done:
+            raise AttemptKilled("Stopped on request.")
+
+
 def model_input(directory: Path) -> Input:
     return Input(str(directory.name), "model", hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest(), directory)
 

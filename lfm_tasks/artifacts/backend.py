@@ -34,6 +34,9 @@ class Backend(Protocol):
     def get_bytes(self, key: str) -> bytes | None:
         """A small object, or None where it does not exist."""
 
+    def get_range(self, key: str, offset: int, length: int) -> bytearray:
+        """Bytes of ``key`` from ``offset`` on, fewer than ``length`` where the file ends before. Raises ``FileNotFoundError``."""
+
     def get_file(self, key: str, destination: Path) -> str:
         """Stream ``key`` to ``destination``; return the SHA-256 of the bytes read. Raises ``FileNotFoundError``."""
 

@@ -66,6 +66,15 @@ class FileBackend:
         except OSError as error:
             raise cannot_read(error, path) from error
 
+    def get_range(self, key: str, offset: int, length: int) -> bytearray:
+        path = self._existing(key)
+        try:
+            with path.open("rb") as reader:
+                reader.seek(offset)
+                return bytearray(reader.read(length))
+        except OSError as error:
+            raise cannot_read(error, path) from error
+
     def get_file(self, key: str, destination: Path) -> str:
         return replace_file(destination, read_blocks(self._existing(key)))
 

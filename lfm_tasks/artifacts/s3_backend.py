@@ -36,6 +36,7 @@ _MEMORY = 96 * _MIB
 _MOST_PARTS = 10_000
 _READ_ATTEMPTS = 5
 _MISSING = ("NoSuchKey", "404", "NotFound")
+_BEYOND = ("InvalidRange", "416")
 
 
 class S3Backend:
@@ -55,8 +56,10 @@ class S3Backend:
         part_size: int = 8 * _MIB,
         workers: int = 4,
         attempts: int = 5,
+        patience: float = 60,
     ) -> None:
-        """``part_size`` in bytes, at least 5 MiB where the server is AWS; ``attempts`` per request, by botocore's standard mode.
+        """``part_size`` in bytes, at least 5 MiB where the server is AWS; ``attempts`` per request, by botocore's standard mode;
+        ``patience``: seconds without a byte after which one is given up.
 
         Raises :class:`ConfigError` without a bucket name or a key pair in the environment.
         """
@@ -68,7 +71,7 @@ class S3Backend:
         self.part_size, self.workers = part_size, workers
         self._bucket_seen = False
         self._endpoint = Endpoint(endpoint_url, self.bucket)
-        self._client = _client(endpoint_url, region, workers, attempts)
+        self._client = _client(endpoint_url, region, workers, attempts, patience)
 
     @classmethod
     def from_settings(cls, uri: str) -> S3Backend:
@@ -115,6 +118,13 @@ class S3Backend:
             return self._read(key)
         except FileNotFoundError:
             return None
+
+    def get_range(self, key: str, offset: int, length: int) -> bytearray:
+        """One request per ``part_size`` bytes, of which a few are under way at a time."""
+        data = bytearray()
+        for part in self._parts_of(key, offset, offset + length):
+            data += part
+        return data
 
     def get_file(self, key: str, destination: Path) -> str:
         return replace_file(destination, self._blocks(key))
@@ -226,11 +236,14 @@ class S3Backend:
         size = self._size(key)
         if size is None:
             raise FileNotFoundError(key)
-        starts = range(0, size, self.part_size)
-        return in_order((partial(self._read, key, start, min(start + self.part_size, size)) for start in starts), self.workers)
+        return self._parts_of(key, 0, size)
+
+    def _parts_of(self, key: str, begin: int, end: int) -> Iterator[bytes]:
+        starts = range(begin, end, self.part_size)
+        return in_order((partial(self._read, key, start, min(start + self.part_size, end)) for start in starts), self.workers)
 
     def _read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The object, or its bytes from ``start`` up to ``end``; a body that breaks off is asked for again."""
+        """The object, or its bytes from ``start`` up to ``end``, as far as there are some; a body that breaks off is asked for again."""
         arguments = {} if start is None else {"Range": f"bytes={start}-{end - 1}"}
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
@@ -238,6 +251,8 @@ class S3Backend:
             except ClientError as error:
                 if error_code(error) in _MISSING:
                     raise FileNotFoundError(key) from None
+                if error_code(error) in _BEYOND:
+                    return b""
                 raise self._endpoint.explain(error, "get_object") from error
             except (BotoCoreError, HTTPError, OSError) as error:
                 if attempt == _READ_ATTEMPTS:
@@ -269,7 +284,7 @@ class S3Backend:
         return len(abandoned)
 
 
-def _client(endpoint_url: str | None, region: str, workers: int, attempts: int) -> Any:
+def _client(endpoint_url: str | None, region: str, workers: int, attempts: int, patience: float) -> Any:
     try:
         keys = {"aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"]}
     except KeyError as error:
@@ -277,8 +292,8 @@ def _client(endpoint_url: str | None, region: str, workers: int, attempts: int) 
     config = ClientConfig(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=workers + 1,
+        read_timeout=patience,
+        max_pool_connections=4 * workers,  # several files are read at a time
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if endpoint_url else "auto"},

@@ -6,7 +6,7 @@ The commit point of an artifact is its ``manifest.json``, written last: without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,14 +14,17 @@ from typing import Any, get_args
 
 from lfm_tasks.artifacts.backend import Backend, open_backend
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.artifacts.integrity import changed, gone
 from lfm_tasks.artifacts.manifest import MANIFEST, FileEntry, Manifest, list_files
+from lfm_tasks.artifacts.remote import RemoteFile
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import IntegrityError, ReferenceRefused
 from lfm_tasks.registry import Kind
 
 STALE = timedelta(days=1)
 """Uploads that began longer ago belong to nobody who is still alive."""
-_MEND = "Restore the file, or delete the artifact's directory and run the step that made it again."
+WEIGHTS = ".safetensors"
+"""Files that can be read by ranges where they are; all others are small."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -80,13 +83,24 @@ class Store:
             self.verify(artifact)
             _check_nothing_else(artifact, local)
             return local
-        target = cache / artifact.sha256
-        for entry in artifact.manifest.files:
-            path = target / entry.path
-            if not (path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256):
-                _check(artifact, entry, lambda key, path=path: self.backend.get_file(key, path))
-                self.bytes_read += entry.size
-        return target
+        self._download(artifact, artifact.manifest.files, cache)
+        return cache / artifact.sha256
+
+    def materialise_small(self, artifact: Artifact, cache: Path) -> tuple[Path, dict[str, RemoteFile]]:
+        """As :meth:`materialise`, but of a remote store's artifact the weight files that ``cache`` lacks stay where they are.
+
+        They are returned by their paths; what is read of one counts once :meth:`RemoteFile.verify` has returned.
+        """
+        prefix = _prefix(artifact.kind, artifact.sha256)
+        if self.backend.local_path(prefix) is not None:
+            return self.materialise(artifact, cache), {}
+        files = artifact.manifest.files
+        absent = {one.path for one in files if one.path.endswith(WEIGHTS) and not _has_size(cache / artifact.sha256 / one.path, one)}
+        self._download(artifact, [one for one in files if one.path not in absent], cache)
+        remote = {
+            one.path: RemoteFile(self.backend, f"{prefix}/{one.path}", one, _name(artifact, one)) for one in files if one.path in absent
+        }
+        return cache / artifact.sha256, remote
 
     def verify(self, artifact: Artifact) -> None:
         """Read every byte back and compare; raises :class:`IntegrityError` naming the first file that differs."""
@@ -171,6 +185,13 @@ class Store:
     def put_cached(self, cache_key: str, record: str) -> None:
         self.backend.put_bytes(f"cache/{cache_key}.json", canonical_json({"record": record}))
 
+    def _download(self, artifact: Artifact, files: Iterable[FileEntry], cache: Path) -> None:
+        for entry in files:
+            path = cache / artifact.sha256 / entry.path
+            if not (_has_size(path, entry) and sha256_file(path) == entry.sha256):
+                _check(artifact, entry, lambda key, path=path: self.backend.get_file(key, path))
+                self.bytes_read += entry.size
+
     def _artifact(self, manifest: Manifest) -> Artifact:
         address = manifest.address
         return Artifact(manifest.kind, address, manifest, f"{self.backend.uri}/{_prefix(manifest.kind, address)}")
@@ -185,15 +206,23 @@ def _prefix(kind: Kind, address: str) -> str:
     return f"artifacts/{kind}/{address}"
 
 
+def _has_size(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size
+
+
+def _name(artifact: Artifact, entry: FileEntry) -> str:
+    return f"{entry.path} of {artifact.kind} sha256:{artifact.sha256}"
+
+
 def _check(artifact: Artifact, entry: FileEntry, read: Callable[[str], str]) -> None:
     """Compare the file with its entry; ``read`` takes its key and returns the SHA-256 of its bytes."""
-    name = f"{entry.path} of {artifact.kind} sha256:{artifact.sha256}"
+    name = _name(artifact, entry)
     try:
         actual = read(f"{_prefix(artifact.kind, artifact.sha256)}/{entry.path}")
     except FileNotFoundError:
-        raise IntegrityError(f"{name} is gone from the store. {_MEND}") from None
+        raise gone(name) from None
     if actual != entry.sha256:
-        raise IntegrityError(f"{name} has sha256 {actual}, not {entry.sha256}: its bytes changed after they were committed. {_MEND}")
+        raise changed(name, f"sha256 {actual}", entry.sha256)
 
 
 def _check_nothing_else(artifact: Artifact, directory: Path) -> None:

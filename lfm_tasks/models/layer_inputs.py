@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.models.resuming import below, under
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,23 @@ class InputProducts:
     def mean(self, name: str) -> Tensor:
         """sum x x^T / tokens of a layer that was called."""
         return self.sums[self.shared[name]] / self.tokens[self.shared[name]]
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it as tensors; a layer is named by ``layer/``, its owner's place among the layers that have a sum."""
+        places = {name: place for place, name in enumerate(self.sums)}
+        return {
+            **under(self.sums, "sum"),
+            **{f"tokens/{name}": torch.tensor([count, places[name]]) for name, count in self.tokens.items()},
+            **{f"layer/{name}": torch.tensor([place, places[owner]]) for place, (name, owner) in enumerate(self.shared.items())},
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """What :meth:`state` gave, in the order of the first calls."""
+        sums, counts = below(state, "sum"), {name: one.tolist() for name, one in below(state, "tokens").items()}
+        owners = sorted(counts, key=lambda name: counts[name][1])
+        self.sums, self.tokens = {name: sums[name] for name in owners}, {name: counts[name][0] for name in owners}
+        layers = {name: one.tolist() for name, one in below(state, "layer").items()}
+        self.shared = {name: owners[layers[name][1]] for name in sorted(layers, key=lambda name: layers[name][0])}
 
     def see(self, name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
         (x,) = given

@@ -6,8 +6,8 @@ Reads names, JSON and safetensors headers; imports neither torch nor transformer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -27,11 +27,12 @@ INDEX = ".safetensors.index.json"
 MLFLOW_LOADER = "mlflow.transformers"
 
 
-def check_model_directory(path: Path) -> None:
+def check_model_directory(path: Path, elsewhere: Collection[str] = ()) -> None:
     """Raise :class:`UnsafeModel` naming the file and the remedy unless ``path`` holds data only.
 
     Refused: code, weights in formats that can carry code, settings that name code (``auto_map``, ``custom_pipelines``, a
     foreign ``MLmodel`` loader), symbolic links, broken safetensors files, shard indexes that name absent or outside files.
+    ``elsewhere``: paths of safetensors files that are not on local disk; who reads them checks them.
     """
     if not path.is_dir():
         raise UnsafeModel(f"{path.name} is not a directory. Give a Hugging Face model directory.")
@@ -44,7 +45,7 @@ def check_model_directory(path: Path) -> None:
         if suffix == ".safetensors":
             _check_safetensors(file, name)
         elif file.name.endswith(INDEX):
-            _check_index(file, name)
+            _check_index(file, name, elsewhere)
         elif suffix == ".json" and file.name not in VOCABULARIES:
             _check_settings(file, name)
         elif file.name == "MLmodel":
@@ -70,14 +71,14 @@ def _check_safetensors(file: Path, name: str) -> None:
         raise UnsafeModel(f"{name} is not a valid safetensors file ({error}). Fetch or convert it again.") from None
 
 
-def _check_index(file: Path, name: str) -> None:
+def _check_index(file: Path, name: str, elsewhere: Collection[str]) -> None:
     shards = _json(file, name).get("weight_map")
     if not isinstance(shards, dict):
         raise UnsafeModel(f"{name} holds no weight_map. Save the model again.")
     for shard in sorted({str(value) for value in shards.values()}):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise UnsafeModel(f"{name} names the shard {shard!r}; a shard is a .safetensors file beside the index. Save the model again.")
-        if not (file.parent / shard).is_file():
+        if not (file.parent / shard).is_file() and (PurePosixPath(name).parent / shard).as_posix() not in elsewhere:
             raise UnsafeModel(f"{name} names the shard {shard!r}, which is absent. Fetch the model again, whole.")
 
 

@@ -13,6 +13,7 @@ from lfm_tasks.operators.merging import (
 )
 from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
+from lfm_tasks.operators.searching import PlanSearchesOperator, PlanSearchEvaluationsOperator, PlanSearchOperator
 from lfm_tasks.operators.steps import (
     AlignOperator,
     ConnectOperator,
@@ -59,6 +60,9 @@ __all__ = [
     "PlanMergeOperator",
     "PlanMergesOperator",
     "PlanMixturesOperator",
+    "PlanSearchEvaluationsOperator",
+    "PlanSearchOperator",
+    "PlanSearchesOperator",
     "PlanStatisticsOperator",
     "PlanSweepOperator",
     "PrepareGeneralOperator",

@@ -21,6 +21,7 @@ from lfm_tasks.registry import Step
 from lfm_tasks.runner.job import AirflowTask, Job, JobResult, numbered_inputs
 from lfm_tasks.runner.launcher import Child
 from lfm_tasks.settings import settings
+from lfm_tasks.step import numbered
 from lfm_tasks.steps import STEPS
 
 NOTHING = ""
@@ -115,9 +116,10 @@ class StepOperator(BaseOperator):
         return self.config
 
     def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
-        """Give the outputs to the tasks after this one, each under its name; returns the task's own result."""
-        for name, reference in result.outputs.items():
-            context["ti"].xcom_push(key=name, value=reference)
+        """Give the outputs to the tasks after this one, each under its name, many as a list; returns the task's own result."""
+        many = {name: [result.outputs[key] for key in numbered(result.outputs, name)] for name in STEPS[self.step].outputs}
+        for name, value in {**result.outputs, **{name: found for name, found in many.items() if found}}.items():
+            context["ti"].xcom_push(key=name, value=value)
         return result.model_dump(mode="json", exclude={"error", "state", "inputs"})
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:

@@ -153,11 +153,37 @@ def _inputs(params: Mapping[str, Any], method: str, given: Mapping[str, list[str
     return inputs | ({"datasets" if needs == "datasets" else "statistics": given[needs]} if needs else {})
 
 
-class PlanEvaluationsOperator(AfterPrepareOperator):
+class ResultsOperator(AfterPrepareOperator):
     """Inputs of *evaluate*: base, champion, experts and results on every task.
 
-    Hands on ``cells``, whose they are, and ``subjects``. Classifiers are measured with the head of the task's own expert (Param
-    ``heads``). A method that failed is left out, but for the one that the gate judges.
+    Hands on ``cells``, whose they are, ``subjects``, and ``judged``, the result that the gate is asked about. Classifiers are measured
+    with the head of the task's own expert (Param ``heads``).
+    """
+
+    def execute(self, context: Context) -> list[dict[str, str]]:
+        params, datasets = dict(context["params"]), self.datasets(context)
+        judged, results = self.results(context)
+        if None in datasets:
+            raise AirflowFailException("The data of a task is not there. See the logs of prepare.")
+        cells, inputs = evaluations(params, datasets, {name: one["outputs"]["model"] for name, one in results.items()})
+        context["ti"].xcom_push(key="cells", value=cells)
+        context["ti"].xcom_push(key="subjects", value=subjects(cells, {name: one["metrics"] for name, one in results.items()}))
+        context["ti"].xcom_push(key="judged", value=judged)
+        return inputs
+
+    def results(self, context: Context) -> tuple[str, dict[str, Any]]:
+        """The one that the gate is asked about, and what the steps said that made them, by their names in tables."""
+        raise NotImplementedError
+
+
+def made(context: Context, task_id: str, names: list[str]) -> dict[str, Any]:
+    """Results of the instances of a mapped task that ended well, by their names."""
+    found = context["ti"].xcom_pull(task_ids=task_id, map_indexes=range(len(names))) if names else []
+    return {name: one for name, one in zip(names, found, strict=True) if one}
+
+
+class PlanEvaluationsOperator(ResultsOperator):
+    """The results are merges and mixtures; a method that failed is left out, but for the form's, which the gate judges.
 
     :param merge_task: id of the mapped merge task.
     :param mix_task: id of the mapped mix task.
@@ -167,22 +193,13 @@ class PlanEvaluationsOperator(AfterPrepareOperator):
         super().__init__(**kwargs)
         self.merge_task, self.mix_task = merge_task, mix_task
 
-    def execute(self, context: Context) -> list[dict[str, str]]:
+    def results(self, context: Context) -> tuple[str, dict[str, Any]]:
         params = dict(context["params"])
         judged, *_ = named = methods(params)
-        datasets = self.datasets(context)
-        results = self._made(context, self.merge_task, named) | self._made(context, self.mix_task, mixtures(params))
-        if None in datasets or judged not in results:
-            raise AirflowFailException(f"The merge by {judged}, which the gate judges, or the data of a task is not there. See their logs.")
-        cells, inputs = evaluations(params, datasets, {name: one["outputs"]["model"] for name, one in results.items()})
-        context["ti"].xcom_push(key="cells", value=cells)
-        context["ti"].xcom_push(key="subjects", value=subjects(cells, {name: one["metrics"] for name, one in results.items()}))
-        return inputs
-
-    def _made(self, context: Context, task_id: str, names: list[str]) -> dict[str, Any]:
-        """Results of the instances of a mapped task that ended well, by their methods."""
-        made = context["ti"].xcom_pull(task_ids=task_id, map_indexes=range(len(names))) if names else []
-        return {name: one for name, one in zip(names, made, strict=True) if one}
+        found = made(context, self.merge_task, named) | made(context, self.mix_task, mixtures(params))
+        if judged not in found:
+            raise AirflowFailException(f"The merge by {judged}, which the gate judges, is not there. See its log.")
+        return judged, found
 
 
 def evaluations(
@@ -200,16 +217,17 @@ def evaluations(
     return cells, inputs
 
 
-def subjects(cells: list[dict[str, str]], costs: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """The subjects of ``cells``; ``costs`` are the metrics of the steps that made the results."""
+def subjects(cells: list[dict[str, str]], results: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The subjects of ``cells``; ``results``: the metrics of the steps that made them, by their names."""
     known: dict[str, dict[str, Any]] = {name: {"role": "base"} for name in (BASE, CHAMPION)}
     known |= {expert_of(cell["task"]): {"role": "expert", "expert_of": cell["task"]} for cell in cells}
-    for name, metrics in costs.items():
-        known[name] = {"role": "result", **{one: metrics[one] for one in COSTS if one in metrics}}
+    for name, metrics in results.items():
+        known[name] = {"role": "result", **{shown: metrics[metric] for shown, metric in SHOWN.items() if metric in metrics}}
     return [{"name": name, **known[name]} for name in dict.fromkeys(cell["subject"] for cell in cells)]
 
 
-COSTS = ("cpu_seconds", "peak_memory_bytes", "extra_parameters")
+SHOWN = {name: name for name in ("cpu_seconds", "peak_memory_bytes", "extra_parameters")} | {"validation": "best_score"}
+"""What the table says of a result beside its evaluations, by the metric of the step that made it."""
 
 
 class CompareOperator(StepOperator):
@@ -233,17 +251,21 @@ class CompareOperator(StepOperator):
 
 
 class PlanGatesOperator(BaseOperator):
-    """Inputs of *gate*, one for each task: the report of the form's method and that of the champion, or of the base without one."""
+    """Inputs of *gate*, one for each task: the report of the judged result and that of the champion, or of the base without one.
 
-    template_fields = ("cells",)
+    :param cells: whose the evaluations are, in the order of the mapping.
+    :param judged: name of the result.
+    """
 
-    def __init__(self, *, cells: Any, evaluate_task: str, **kwargs: Any) -> None:
+    template_fields = ("cells", "judged")
+
+    def __init__(self, *, cells: Any, judged: Any, evaluate_task: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cells, self.evaluate_task = cells, evaluate_task
+        self.cells, self.judged, self.evaluate_task = cells, judged, evaluate_task
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         reports = mapped_outputs(context, self.evaluate_task, "report", len(self.cells))
-        return gates(self.cells, reports, context["params"]["merge_method"])
+        return gates(self.cells, reports, self.judged)
 
 
 def gates(cells: list[dict[str, str]], reports: list[str], judged: str) -> list[dict[str, str]]:

@@ -37,7 +37,7 @@ class StepFacet(RunFacet):
 
 def facets(step: Step, method: str | None, result: JobResult) -> OperatorLineage:
     """Datasets by the store's addresses, and one run facet, ``lfm``. A failed step has no outputs."""
-    outputs = {name: (step.outputs[name], reference) for name, reference in result.outputs.items()}
+    outputs = {name: (step.output_kind(name), reference) for name, reference in result.outputs.items()}
     facet = StepFacet(
         step=step.name,
         method=method,

@@ -7,7 +7,6 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from lfm_tasks.catalogue import methods_of
 from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.form import form_fields
 from lfm_tasks.proposals import What, proposals
@@ -76,11 +75,11 @@ def references_param(title: str, description: str, *, section: str = "What to wo
     )
 
 
-def methods_param(step: str, title: str, description: str) -> Param:
-    """A choice of several methods of a step; none at first."""
-    cards = methods_of(step)
+def methods_param(step: str, title: str, description: str, default: Iterable[str] = ()) -> Param:
+    """A choice of several methods of a step."""
+    cards = STEPS[step].config_class.methods()
     return Param(
-        [],
+        list(default),
         type="array",
         items={"type": "string"},
         maxItems=len(cards),

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.models.forward import Batch
+from lfm_tasks.models.resuming import below, under
 from lfm_tasks.reuse.entropy import Collapse, Look, Watch, entropy
 from lfm_tasks.reuse.figures import draw_coefficients, draw_losses
 from lfm_tasks.reuse.learning import Learning, Learnt
@@ -105,15 +104,7 @@ class Adaptation:
     def _report(self) -> None:
         losses = self.losses[-1]
         measured = {f"entropy/models.{place}": loss for place, loss in enumerate(losses)} | {"loss": sum(losses)}
-        try:
-            if self.learning.checkpoint_every and self.done % self.learning.checkpoint_every == 0:
-                self.learning.keep(self.done, self.state())
-            self.learning.report(self.done, self.steps, measured)
-        except AttemptKilled as killed:
-            self.learning.keep(self.done, self.state())
-            raise AttemptKilled(
-                f"{killed} {self.done} of {self.steps} steps of learning are kept; the same job goes on from there."
-            ) from None
+        self.learning.report(self.done, self.steps, measured, self.state)
 
     def state(self) -> dict[str, Tensor]:
         looks = [[step, *(value for look in seen for value in asdict(look).values())] for step, seen in self.looks]
@@ -123,8 +114,8 @@ class Adaptation:
             "looks": torch.tensor(looks, dtype=torch.float64),
         }
         for stage in self.stages:
-            state |= {f"{stage.name}/{key}": tensor for key, tensor in stage.state().items()}
-        return state | {f"sound/{key}": tensor for key, tensor in self.sound.items()}
+            state |= under(stage.state(), stage.name)
+        return state | under(self.sound, "sound")
 
     def _resume(self) -> None:
         state = self.learning.kept()
@@ -135,8 +126,8 @@ class Adaptation:
         self.losses = state["losses"].tolist()
         self.looks = [(int(step), [Look(*part) for part in _parts(values, 4)]) for step, *values in state["looks"].tolist()]
         for stage in self.stages:
-            stage.load(_below(state, stage.name))
-        self.sound = _below(state, "sound")
+            stage.load(below(state, stage.name))
+        self.sound = below(state, "sound")
         self.learning.context.log(f"Resumed: {self.done} of {self.steps} steps of learning were done before.")
 
     def learnt(self, tensors: Mapping[str, Tensor], coefficients: Tensor | None = None) -> Learnt:
@@ -177,23 +168,6 @@ def descend(merged: Merged, tasks: Sequence[Task], drawn: Sequence[Batch]) -> li
         loss.backward()
         losses.append(float(loss.detach()))
     return losses
-
-
-def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {f"{i}/{key}": value for i, parameter in enumerate(parameters) for key, value in optimizer.state.get(parameter, {}).items()}
-
-
-def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    optimizer.state.clear()
-    for key, value in state.items():
-        place, name = key.split("/")
-        optimizer.state[parameters[int(place)]][name] = value.clone()
-
-
-def _below(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}/"): tensor for key, tensor in state.items() if key.startswith(f"{name}/")}
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from lfm_tasks.errors import InvalidInput
 
 BLOCK = 1 << 17
 """Elements of a block of an elementwise pass; any size gives the same bits."""
-REDUCED = 1 << 16
+REDUCED = 1 << 17
 """Elements of a block of a sum; part of the result's definition."""
 
 

@@ -83,6 +83,15 @@ CARDS = (
         "dataset",
     ),
     _card(
+        "lawa",
+        "Checkpoint averaging (LAWA, EMA)",
+        "lawa:LAWA",
+        "LawaConfig",
+        "Kaddour 2022, Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight Averaging (arXiv 2209.14981)",
+        "Checkpoints of one training, earliest first: tune with keep_last.",
+        ELEMENTWISE,
+    ),
+    _card(
         "linear",
         "Weighted average",
         "linear:LINEAR",

@@ -1,11 +1,12 @@
-"""Checkpoints of models as named tensors: read in place from safetensors files, sharded or not, for any architecture."""
+"""Checkpoints of models as named tensors: read from safetensors files, sharded or not, mapped or by ranges, for any architecture."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +16,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lfm_tasks.errors import InvalidInput
+from lfm_tasks.reuse.dtypes import DTYPES
+from lfm_tasks.reuse.ranged import RangedWeights
+from lfm_tasks.step import RangeReader
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
@@ -37,32 +29,68 @@ class TensorInfo:
     file: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    place: int
+    """In the order of the file's bytes."""
+
+
+class MappedWeights:
+    """A safetensors file on local disk. Tensors are views of the mapped file: nothing is copied, nothing may be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._opened = safe_open(path, framework="pt")
+        self.get_tensor = self._opened.get_tensor
+
+    @cached_property
+    def entries(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name to dtype and shape, in the file's order."""
+        slices = {name: self._opened.get_slice(name) for name in self._opened.offset_keys()}
+        return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+
+    def expect(self, name: str) -> None:
+        """The kernel reads ahead by itself."""
+
+    def verify(self) -> None:
+        """The runner did, before the step began."""
 
 
 class Checkpoint:
-    """The weights of one model directory. Tensors are views of the mapped files: nothing is copied, nothing may be written."""
+    """The weights of one model directory. Tensors are borrowed: nothing may be written to them."""
 
-    def __init__(self, name: str, key: str, directory: Path) -> None:
-        """``name`` for messages; ``key`` is the content's hash."""
+    def __init__(self, name: str, key: str, directory: Path, remote: Mapping[str, RangeReader] | None = None) -> None:
+        """``name`` for messages; ``key`` is the content's hash; ``remote``: the weight files that are not in the directory."""
         self.name, self.key, self.directory = name, key, directory
-        self._files = {file: safe_open(directory / file, framework="pt") for file in self._file_names()}
+        remote = remote or {}
+        pool = ThreadPoolExecutor(1, "ranges")
+        self._files = {
+            file: RangedWeights(remote[file], f"{file} of {name}", pool) if file in remote else MappedWeights(directory / file)
+            for file in self._file_names(remote)
+        }
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Raises :class:`InvalidInput` for a dtype that cannot be merged (quantised weights)."""
         found = {}
         for file, opened in self._files.items():
-            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
-                entry = opened.get_slice(name)
-                if entry.get_dtype() not in DTYPES:
-                    raise InvalidInput(
-                        f"{self.name}: {name} is stored as {entry.get_dtype()}. Allowed: {', '.join(DTYPES)}. Save the model unquantised."
-                    )
-                found[name] = TensorInfo(file, DTYPES[entry.get_dtype()], tuple(entry.get_shape()))
+            places = {name: place for place, name in enumerate(opened.entries)}
+            for name in sorted(places):
+                dtype, shape, *_ = opened.entries[name]
+                if dtype not in DTYPES:
+                    allowed = ", ".join(DTYPES)
+                    raise InvalidInput(f"{self.name}: {name} is stored as {dtype}. Allowed: {allowed}. Save the model unquantised.")
+                found[name] = TensorInfo(file, DTYPES[dtype], shape, places[name])
         return found
 
     def read(self, name: str) -> Tensor:
         return self._files[self.tensors[name].file].get_tensor(name)
+
+    def expect(self, name: str) -> None:
+        """The tensor will be read soon; one that is far away is on its way from now on, and in memory until it is read."""
+        self._files[self.tensors[name].file].expect(name)
+
+    def verify(self) -> None:
+        """To be called before an error is blamed on the model: raises :class:`IntegrityError` for a file that is not the model's own."""
+        for opened in self._files.values():
+            opened.verify()
 
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
@@ -80,18 +108,18 @@ class Checkpoint:
                 return Part(self, prefix, list(backbone.tensors))
         return self
 
-    def _file_names(self) -> list[str]:
+    def _file_names(self, remote: Iterable[str]) -> list[str]:
+        there = {path.name for path in self.directory.glob("*.safetensors")} | {file for file in remote if "/" not in file}
         if (self.directory / INDEX).is_file():
             return sorted(set(json.loads((self.directory / INDEX).read_text())["weight_map"].values()))
-        if (self.directory / SINGLE).is_file():
+        if SINGLE in there:
             return [SINGLE]
-        found = sorted(path.name for path in self.directory.glob("*.safetensors"))
-        if len(found) != 1:
+        if len(there) != 1:
             raise InvalidInput(
-                f"{self.name} has no {SINGLE} and no {INDEX}; its safetensors files: {', '.join(found) or 'none'}. "
+                f"{self.name} has no {SINGLE} and no {INDEX}; its safetensors files: {', '.join(sorted(there)) or 'none'}. "
                 "Save the model by save_pretrained."
             )
-        return found
+        return list(there)
 
 
 class Part(Checkpoint):
@@ -108,6 +136,12 @@ class Part(Checkpoint):
     def read(self, name: str) -> Tensor:
         return self.whole.read(self.prefix + name)
 
+    def expect(self, name: str) -> None:
+        self.whole.expect(self.prefix + name)
+
+    def verify(self) -> None:
+        self.whole.verify()
+
 
 class Loaded(Checkpoint):
     """The tensors ``names`` of ``source``, read once and held in memory as they are stored."""
@@ -123,6 +157,9 @@ class Loaded(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         return self.held[name]
+
+    def expect(self, name: str) -> None:
+        """It is there."""
 
 
 def depths(names: list[str]) -> dict[str, float]:

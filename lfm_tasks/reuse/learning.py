@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lfm_tasks.models import resuming
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.step import StepContext
 
 if TYPE_CHECKING:
     from lfm_tasks.reuse.tasks import Task  # brings model classes, whose import takes longer than a merge without data
-
-STATE = "learning.safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,21 @@ class Learning:
         kept = {one.name: donor.read(one.name) for one in self.planned if not one.merged and (task.prefix + one.name).startswith(backbone)}
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
 
-    def report(self, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Progress of the learning, which the tensors' merge goes on from. Raises :class:`AttemptKilled` once a stop was asked for."""
-        self.context.report(done, steps + len(self.planned), metrics)
+    def report(self, done: int, steps: int, metrics: Mapping[str, float], state: resuming.State) -> None:
+        """Progress of the learning, which the tensors' merge goes on from.
+
+        Raises :class:`AttemptKilled` after a checkpoint once a stop was asked for.
+        """
+        total, every = steps + len(self.planned), self.checkpoint_every
+        resuming.report(self.context, done, total, state, metrics, every=every, what=f"of {steps} steps of learning")
 
     def keep(self, step: int, state: Mapping[str, Tensor]) -> None:
         """A checkpoint of the learning after ``step`` steps."""
-        self.context.checkpoints.save(step, lambda path: save_file(dict(state), path / STATE))
+        resuming.keep(self.context, step, state)
 
     def kept(self) -> dict[str, Tensor]:
         """The state in the job's newest checkpoint; empty where there is none."""
-        latest = self.context.checkpoints.latest()
-        return load_file(latest / STATE) if latest is not None and (latest / STATE).is_file() else {}
+        return resuming.kept(self.context)
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,9 @@ def open_checkpoints(inputs: Mapping[str, Input]) -> tuple[Checkpoint | None, li
 
 def open_checkpoint(source: Input) -> Checkpoint:
     """Raises :class:`~lfm_tasks.errors.UnsafeModel` for a directory that holds more than data."""
-    check_model_directory(source.path)
+    check_model_directory(source.path, source.remote)
     refuse_mixture(source.path, source.reference)
-    return Checkpoint(source.reference, source.sha256, source.path)
+    return Checkpoint(source.reference, source.sha256, source.path, source.remote)
 
 
 def open_tasks(config: MergeConfig, inputs: Mapping[str, Input], models: Sequence[Checkpoint]) -> list[Task]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import IncompatibleModels, InvalidInput
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.checkpoint import Checkpoint, numbered_layers
@@ -23,6 +23,8 @@ from lfm_tasks.reuse.streaming import check_finite
 from lfm_tasks.reuse.writing import Writer
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
+AHEAD = 3
+"""Tensors of which the first is copied while the others are on their way, where they come from far away."""
 COUNT = re.compile(r"(n|num)_(\w+_)?layers?$")
 """Settings that give a number of layers: num_hidden_layers, n_layer, …"""
 
@@ -59,6 +61,12 @@ class Source:
     name: str
     factor: float = 1.0
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Sources in this order are read in the order of their files."""
+        info = self.checkpoint.tensors[self.name]
+        return self.checkpoint.key, info.file, info.place
+
 
 def run(config: RestackConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     began = time.process_time()
@@ -71,9 +79,15 @@ def run(config: RestackConfig, inputs: Mapping[str, Input], context: StepContext
     context.log(f"{len(chosen)} layers of {len(stacks)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
     writer = Writer(directory, planned)
     try:
-        for done, one in enumerate(planned, start=1):
-            writer.write(one.name, _tensor(sources[one.name], one.dtype))
-            context.report(done, len(planned))
+        for done, one in enumerate(planned):
+            for soon in planned[done : done + AHEAD]:
+                sources[soon.name].checkpoint.expect(sources[soon.name].name)
+            try:
+                writer.write(one.name, _tensor(sources[one.name], one.dtype))
+            except InvalidInput:
+                sources[one.name].checkpoint.verify()
+                raise
+            context.report(done + 1, len(planned))
     finally:
         writer.close()
     save_companions(frame.checkpoint.directory, directory)
@@ -165,7 +179,7 @@ def _plan(config: RestackConfig, frame: Stack, chosen: Sequence[Layer]) -> tuple
             factor = torch.tensor([value for pattern, value in scale.items() if matches(name, [pattern])], dtype=torch.float64).prod()
             like = like if like in tensors else frame.named(at, frame.layers[at][0])
             add(frame.named(place, part), Source(stack.checkpoint, name, float(factor)), like)
-    return sources, sorted(planned, key=lambda one: (one.file, one.name))
+    return sources, sorted(planned, key=lambda one: sources[one.name].place)
 
 
 def _tensor(source: Source, dtype: torch.dtype) -> torch.Tensor:

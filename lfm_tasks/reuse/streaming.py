@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lfm_tasks.errors import AttemptKilled, InvalidInput
+from lfm_tasks.models.resuming import STATE
 from lfm_tasks.reuse.blocks import check_finite
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.learning import STATE, Learnt
+from lfm_tasks.reuse.learning import Learnt
 from lfm_tasks.reuse.plan import Planned
 from lfm_tasks.reuse.statistics import ModelStatistics
 from lfm_tasks.reuse.writing import Writer
@@ -49,7 +50,7 @@ class Merge:
         self.models, self.method, self.options, self.seed = models, method, options, seed
         self.options_of = options_of or (lambda name, depth: options)
         self.donor = base or models[0]
-        self.planned = sorted(planned, key=lambda one: (one.file, one.name))
+        self.planned = sorted(planned, key=lambda one: (one.file, self.donor.tensors[one.name].place))
         self.context, self.checkpoint_every, self.learnt = context, checkpoint_every, learnt or Learnt({})
         self.statistics = statistics
         self.surveyed: tuple[Tensor, ...] = ()
@@ -119,6 +120,7 @@ class Merge:
             check_finite(merged, f"{one.name} overflows {one.dtype} when merged. Choose smaller weights, or dtype=float32.")
         except InvalidInput:
             for source in self.sources:
+                source.verify()
                 message = f"{one.name} of {source.name} holds NaN or infinity. Merge models whose weights are finite."
                 check_finite(source.read(one.name), message)
             raise
@@ -141,13 +143,19 @@ class Merge:
         )
 
     def _each(self, items: Sequence[Planned], work: Callable[[Planned], Any], ordered: bool = False) -> Iterator[tuple[Planned, Any]]:
-        """Do the work on ``THREADS`` threads, one item ahead of each; results as they end, or in the items' order."""
+        """Do the work on ``THREADS`` threads; results as they end, or in the items' order.
+
+        One item ahead of each thread is expected, so that ranges are read while others are merged: with ranges, memory holds
+        ``2 * THREADS`` tensors of each model.
+        """
         pending: dict[Future[Any], Planned] = {}
         queue = iter(items)
         with ThreadPoolExecutor(THREADS, "merge", torch.set_num_threads, (1,)) as pool:
             try:
                 while True:
                     while len(pending) < 2 * THREADS and (item := next(queue, None)) is not None:
+                        for source in self.sources if item.merged else [self.donor]:
+                            source.expect(item.name)
                         pending[pool.submit(work, item)] = item
                     if not pending:
                         return

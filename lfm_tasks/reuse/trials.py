@@ -36,7 +36,8 @@ class Trial:
         return self._over(config, [one.by(config.score) for one in self.scores]), self._over(config, [one.by(other) for one in self.scores])
 
     def to_json(self, config: SearchMergeConfig) -> dict[str, Any]:
-        return {**asdict(self), "score": self.rank(config)[0]}
+        score, tie_break = self.rank(config)
+        return {**asdict(self), "score": score, "tie_break": tie_break}
 
     @staticmethod
     def _over(config: SearchMergeConfig, values: list[float]) -> float:

@@ -61,6 +61,12 @@ class Aligned(Checkpoint):
         aligned[missing] = self._mean(name, missing).to(own.dtype)
         return aligned
 
+    def expect(self, name: str) -> None:
+        self.whole.expect(name)
+
+    def verify(self) -> None:
+        self.whole.verify()
+
     def _rows(self, model: Checkpoint) -> Tensor:
         """Row of the model for each row of the result, or -1. The donor keeps all of its rows, those of no token included."""
         rows = torch.full((self.size,), -1)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lfm_tasks.artifacts.disk import cannot_write
-from lfm_tasks.reuse.checkpoint import DTYPES, INDEX
+from lfm_tasks.reuse.checkpoint import INDEX
+from lfm_tasks.reuse.dtypes import DTYPES
 from lfm_tasks.reuse.plan import Planned
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

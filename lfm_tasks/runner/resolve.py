@@ -51,15 +51,15 @@ class Resolver:
                 found[key] = self._first(references[key] if isinstance(references[key], list) else [references[key]], key, spec)
         return found
 
-    def open(self, resolved: Resolved) -> Input:
-        """The input as a verified directory on local disk."""
+    def open(self, resolved: Resolved, ranged: bool = False) -> Input:
+        """The input as a verified directory on local disk; ``ranged``: weight files of a remote store may stay there."""
         cache = self.settings.home / "downloads"
         base = None
         if resolved.base is not None:
             base = Input(f"sha256:{resolved.base.sha256}", "model", resolved.base.sha256, self.store.materialise(resolved.base, cache))
         artifact = resolved.artifact
-        path = self.store.materialise(artifact, cache)
-        return Input(resolved.reference, artifact.kind, artifact.sha256, path, base, resolved.version)
+        path, remote = self.store.materialise_small(artifact, cache) if ranged else (self.store.materialise(artifact, cache), {})
+        return Input(resolved.reference, artifact.kind, artifact.sha256, path, base, resolved.version, remote)
 
     def _first(self, references: list[str], name: str, spec: InputSpec) -> Resolved:
         """The first reference that names something; only an absent registered model passes to the next."""

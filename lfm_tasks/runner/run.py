@@ -20,6 +20,7 @@ from lfm_tasks.runner.context import RunningContext
 from lfm_tasks.runner.environment import code_digest, code_files, environment, git_commit
 from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.runner.ranks import compute
+from lfm_tasks.runner.remote import RemoteReads
 from lfm_tasks.runner.resolve import Resolved, Resolver
 from lfm_tasks.runner.revoked import refuse_revoked
 from lfm_tasks.runner.stopping import StopSignal
@@ -82,12 +83,15 @@ def run_job(job: Job, settings: Settings, stop: StopSignal, opened: Callable[[st
 
 
 def _work(attempt: Attempt, resolver: Resolver, store: Store, tracker: Tracker, stop: StopSignal, workdir: Path) -> JobResult:
-    checkpoints = StoreCheckpoints(store, attempt.cache_key, workdir / "checkpoints")
-    context = RunningContext(workdir, checkpoints, tracker.registry, stop, tracker, attempt.run_id, resolver.settings)
-    opened = {name: resolver.open(resolved) for name, resolved in attempt.inputs.items()}
+    opened = {name: resolver.open(one, attempt.step.reads_by_range(name, attempt.inputs)) for name, one in attempt.inputs.items()}
+    remote = RemoteReads(opened, StoreCheckpoints(store, attempt.cache_key, workdir / "checkpoints"))
+    checkpoints = remote.checkpoints
+    context = RunningContext(workdir, remote, tracker.registry, stop, tracker, attempt.run_id, resolver.settings)
     if stop:
         raise AttemptKilled("Stopped on request before the work began.")
-    outcome = compute(attempt.step, attempt.config, opened, context)
+    with remote.verified():
+        outcome = compute(attempt.step, attempt.config, opened, context)
+    store.bytes_read += remote.bytes_read
     outputs = {name: store.commit(output.path, output.kind) for name, output in outcome.outputs.items()}
     store.put_code(code_files(attempt.step.code))
     record = _record(attempt, outcome, {name: {"kind": a.kind, "sha256": a.sha256} for name, a in outputs.items()}, store)

@@ -121,7 +121,8 @@ def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def render(lines: list[Line], tasks: list[str], metric: str) -> str:
     """``report.md``."""
-    heads = [*map(cell, tasks), "mean", "normalised", "extra parameters", "CPU s", "peak MiB", "front"]
+    chosen = any(line.subject.validation is not None for line in lines)
+    heads = [*map(cell, tasks), "mean", "normalised", "extra parameters", "CPU s", "peak MiB", *(["validation"] if chosen else []), "front"]
     rows = ["# Comparison", "", f"{metric}, with intervals as the reports have them.", ""]
     rows += [f"| model | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for line in lines:
@@ -129,9 +130,11 @@ def render(lines: list[Line], tasks: list[str], metric: str) -> str:
         values = [f"{e['value']:.3f} ({e['low']:.3f}–{e['high']:.3f})" if (e := line.entries.get(task)) else "" for task in tasks]
         values += [_number(line.mean, ".3f"), _number(line.normalised, ".1%"), f"{made.extra_parameters:,}"]
         values += [_number(made.cpu_seconds, ".1f"), _number(made.peak_memory_bytes and made.peak_memory_bytes / 2**20, ",.0f")]
+        values += [_number(made.validation, ".4f")] if chosen else []
         rows.append(f"| {cell(made.name)} | {' | '.join([*values, 'yes' if line.on_front else ''])} |")
     notes = "*normalised*: mean over tasks of the value divided by that of the task's own expert. *front*: no other result is at least as "
     notes += "good for no more CPU time. Costs are those of making the model, once its sources were there."
+    notes += " *validation*: the score by which it was chosen, which flatters it." if chosen else ""
     return "\n".join([*rows, "", notes, "", "![comparison](figures/comparison.png)", ""])
 
 

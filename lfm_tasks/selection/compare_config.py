@@ -21,6 +21,7 @@ class Subject(Config):
     cpu_seconds: float | None = Field(None, ge=0, description="CPU time that making it took, once its sources were there.")
     peak_memory_bytes: float | None = Field(None, ge=0, description="Largest resident memory while it was made.")
     extra_parameters: int = Field(0, ge=0, description="Parameters beyond those of one source model.")
+    validation: float | None = Field(None, description="Its score on validation rows, where it was chosen by them.")
 
 
 class Cell(Config):

@@ -8,18 +8,32 @@ import torch
 from torch import Tensor
 
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.resuming import below, copy_in_place, kept, under
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.statistics.config import FisherInformationConfig
 from lfm_tasks.statistics.subject import Gathered, Subject
 
 
 class Squares:
-    """A running sum of squared gradients, in place; rows go through the model one by one, so that none is mixed with another."""
+    """A running sum of squared gradients, in place; rows go through the model one by one, so that none is mixed with another.
+
+    It goes on from what a stopped attempt of the same job has added up.
+    """
 
     def __init__(self, subject: Subject) -> None:
+        self.subject, self.done = subject, 0
         named = dict(subject.model.named_parameters(remove_duplicate=False))
         self.parameters = {name: parameter for name, parameter in named.items() if name in subject.stored}
         self.sums = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        if before := kept(subject.context):
+            self.done = int(before["rows"])
+            copy_in_place(self.sums, below(before, "sum"))
+            subject.context.log(f"Resumed: {self.done} of {len(subject.rows)} rows were seen before.")
+
+    def report(self, rows: int) -> None:
+        """``rows`` more are added. Raises :class:`AttemptKilled` after a checkpoint once a stop was asked for."""
+        self.done += rows
+        self.subject.report(self.done, lambda: {"rows": torch.tensor(self.done)} | under(self.sums, "sum"))
 
     def gradient(self, value: Tensor, more: bool = False) -> list[Tensor]:
         """``more``: another gradient through the same graph follows."""
@@ -53,7 +67,7 @@ def true(subject: Subject, squares: Squares) -> None:
             torch._foreach_add_(rest, gradient, alpha=p[label])
         squares.add(rest, 1 / p[likeliest])
 
-    _each_row(subject, add)
+    _each_row(subject, squares, add)
 
 
 def sampled(subject: Subject, squares: Squares) -> None:
@@ -65,7 +79,7 @@ def sampled(subject: Subject, squares: Squares) -> None:
         drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
         squares.add(squares.gradient(log_p.gather(1, drawn).sum()))
 
-    _each_row(subject, add)
+    _each_row(subject, squares, add)
 
 
 def empirical(subject: Subject, squares: Squares) -> None:
@@ -75,27 +89,25 @@ def empirical(subject: Subject, squares: Squares) -> None:
         logits, labels = subject.answers(place)
         squares.add(squares.gradient(logits.log_softmax(-1).gather(1, labels[:, None]).sum()))
 
-    _each_row(subject, add)
+    _each_row(subject, squares, add)
 
 
 def sum_batch(subject: Subject, squares: Squares) -> None:
     """(d sum_rows sum_c sqrt(p_c) log p_c)^2 of each batch: what MergeLM and FusionBench compute; it mixes rows and classes."""
     _classes(subject, "sum_batch")
-    seen = 0
-    for batch in subject.padded_batches():
+    for batch in subject.padded_batches(squares.done):
         log_p = subject.model(**batch).logits.log_softmax(-1)
         squares.add(squares.gradient((log_p.detach().exp().sqrt() * log_p).sum()))
-        seen += len(log_p)
-        subject.context.report(seen, len(subject.rows))
+        squares.report(len(log_p))
 
 
 ESTIMATORS = {"true": true, "sampled": sampled, "empirical": empirical, "sum_batch": sum_batch}
 
 
-def _each_row(subject: Subject, add: Callable[[int], None]) -> None:
-    for place in range(len(subject.rows)):
+def _each_row(subject: Subject, squares: Squares, add: Callable[[int], None]) -> None:
+    for place in range(squares.done, len(subject.rows)):
         add(place)
-        subject.context.report(place + 1, len(subject.rows))
+        squares.report(1)
 
 
 def _classes(subject: Subject, estimator: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lfm_tasks.models.layer_inputs import input_products, linear_layers
+from lfm_tasks.models.resuming import kept
 from lfm_tasks.statistics.config import GramConfig
 from lfm_tasks.statistics.subject import Gathered, Subject
 
@@ -14,10 +15,14 @@ def gram(subject: Subject, options: GramConfig) -> Gathered:
     layers = {name: layer for name, layer in linear_layers(subject.model).items() if name in subject.stored}
     seen = 0
     with torch.no_grad(), input_products(layers) as products:
-        for batch in subject.batches():
+        if before := kept(subject.context):
+            seen = int(before.pop("seen"))
+            products.load({name: tensor.to(subject.model.device) for name, tensor in before.items()})
+            subject.context.log(f"Resumed: {seen} of {len(subject.rows)} rows were seen before.")
+        for batch in subject.batches(seen):
             subject.model(**batch)
             seen += len(batch["input_ids"])
-            subject.context.report(seen, len(subject.rows))
+            subject.report(seen, lambda seen=seen: {"seen": torch.tensor(seen)} | products.state())
     described = {
         name: {"stored_as": owner, "input_axis": layers[name].input_axis, "tokens": products.tokens[owner]}
         for name, owner in products.shared.items()

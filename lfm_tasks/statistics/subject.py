@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.models import resuming
 from lfm_tasks.models.forward import padded, unpadded
 from lfm_tasks.models.opening import check_names, fresh_modules, model_directory, open_for
 from lfm_tasks.models.prepared import Rows, read_rows
@@ -29,14 +30,17 @@ class Subject:
     config: StatisticsConfig
     context: StepContext
 
-    def batches(self) -> Iterator[dict[str, Tensor]]:
-        """Whole rows without padding."""
+    def batches(self, first: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Whole rows without padding, after the ``first`` of them."""
+        seen = 0
         for batch in unpadded(self.rows, self.config.batch_size):
-            yield self._moved(batch)
+            if seen >= first:
+                yield self._moved(batch)
+            seen += len(batch["input_ids"])
 
-    def padded_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Whole rows in their order."""
-        for start in range(0, len(self.rows), self.config.batch_size):
+    def padded_batches(self, first: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Whole rows in their order, from the place ``first`` on."""
+        for start in range(first, len(self.rows), self.config.batch_size):
             yield self._moved(padded(self.rows.input_ids[start : start + self.config.batch_size], self.model.config.pad_token_id or 0))
 
     def answers(self, place: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +54,10 @@ class Subject:
             return logits, torch.tensor([self.rows.columns["label"][place]], device=logits.device)
         first = self.rows.columns["prompt_tokens"][place] if self.rows.task == "instruction" else 1
         return logits[0, first - 1 : -1], batch["input_ids"][0, first:]
+
+    def report(self, done: int, state: resuming.State) -> None:
+        """After ``done`` rows. Raises :class:`AttemptKilled` after a checkpoint once a stop was asked for."""
+        resuming.report(self.context, done, len(self.rows), state, what=f"of {len(self.rows)} rows")
 
     def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}

@@ -52,8 +52,8 @@ def metrics(record: Record, models: Mapping[str, str], prices: Prices) -> list[M
 
 
 def measured_model(record: Record) -> str | None:
-    """Address of the one model that the metrics are about: what the step made, or what it evaluated."""
-    made = {output["kind"]: output["sha256"] for output in record["outputs"].values()}
+    """Address of the one model that the metrics are about: what the step made (not one of many), or what it evaluated."""
+    made = {output["kind"]: output["sha256"] for name, output in record["outputs"].items() if "." not in name}
     if kind := next((kind for kind in KINDS if kind in made), None):
         return made[kind]
     given = record["inputs"].get("model") if record["step"] == "evaluate" else None

@@ -98,6 +98,21 @@ class TuneConfig(MethodChoice):
         json_schema_extra=_section("Length", unit="evaluations"),
     )
 
+    keep_last: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Models along the run that are outputs too, the newest that of its last step; 0: none.",
+        json_schema_extra=_section("Length", unit="models"),
+    )
+    keep_every: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Steps between two of those models; 0 spreads them evenly over the run.",
+        json_schema_extra=_section("Length", unit="steps"),
+    )
+
     batch_size: int = Field(
         8, ge=1, le=65_536, description="Examples per optimiser step.", json_schema_extra=_section("Batches", unit="examples")
     )
@@ -143,5 +158,12 @@ class TuneConfig(MethodChoice):
         if self.warmup_steps and self.warmup_ratio:
             raise ConfigError(
                 f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} exclude one another. Set one of them to 0."
+            )
+        if self.keep_every and not self.keep_last:
+            raise ConfigError(f"keep_every={self.keep_every} says how far apart the kept models are, and none is kept. Set keep_last.")
+        if self.keep_last and self.early_stopping_patience:
+            raise ConfigError(
+                f"keep_last={self.keep_last} and early_stopping_patience={self.early_stopping_patience} exclude one another: which steps "
+                "are kept follows from the length of the run. Set one of them to 0."
             )
         return self

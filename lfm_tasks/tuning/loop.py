@@ -25,6 +25,7 @@ from lfm_tasks.tuning.config import TuneConfig
 from lfm_tasks.tuning.methods.method import TuningMethod
 from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
 from lfm_tasks.tuning.schedules import factor, warmup_steps
+from lfm_tasks.tuning.snapshots import Snapshots, snapshot_steps
 from lfm_tasks.tuning.split import Split
 
 PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
@@ -61,6 +62,8 @@ class Training:
         self.pass_tokens = self.config.pack_length or PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
         self.segments = not self.labels and can_segment(self.base)
         self.packs = self.config.packing and self.segments
+        steps = snapshot_steps(self.plan.steps, self.config.keep_last, self.config.keep_every)
+        self.snapshots = Snapshots(self.context.workdir / "snapshots", frozenset(steps if self.ranks.leads else ()))
 
     def run(self) -> Progress:
         """Train to the end. Raises :class:`AttemptKilled` (with a checkpoint kept) and :class:`NonFiniteLoss`."""
@@ -118,6 +121,7 @@ class Training:
         elapsed = time.monotonic() - started
         self.seconds += elapsed
         self.progress.step += 1
+        self.snapshots.take(self.progress.step, self.parameters)
         self.progress.tokens += tokens
         self.progress.history.append({"step": step + 1, "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value})
         measured = {"loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "tokens_per_second": tokens / max(elapsed, 1e-9)}
@@ -194,6 +198,7 @@ class Training:
     def _save(self) -> None:
         def write(directory: Path) -> None:
             checkpoint.save(directory, self.parameters, self.optimizer, self.progress, self.best, self.identity)
+            self.snapshots.copy_to(directory)
 
         self.context.checkpoints.save(self.progress.step, write)
 
@@ -206,6 +211,7 @@ class Training:
             self.context.log("The checkpoint found belongs to another run; starting from the beginning.")
             return
         self.progress, self.best = loaded
+        self.snapshots.copy_from(newest)
         self.context.log(f"Resumed from the checkpoint of step {self.progress.step}.")
 
     def _explain_non_finite(self, loss: float, norm: float, examples: list[int]) -> str:

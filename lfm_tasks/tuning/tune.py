@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,6 +30,8 @@ from lfm_tasks.tuning.loop import Training
 from lfm_tasks.tuning.split import choose_objective, read_split, sample, with_targets
 
 PROBES, PROBE_TOKENS = 4, 64
+CHECKPOINTS = {"model": "checkpoints", "adapter": "adapter_checkpoints"}
+"""What the outputs of one kind along the run are called: ``checkpoints.0``, …"""
 TOLERANCE = 1e-3
 """Largest difference of a logit that merging and saving may make, as a share of the largest logit."""
 
@@ -87,30 +91,45 @@ def prepare(config: TuneConfig, model: PreTrainedModel, dataset: Input, objectiv
 
 
 def save(training: Training, inputs: Mapping[str, Input], labels: list[str]) -> tuple[dict[str, Output], dict[str, float]]:
-    """Write adapter and model below the work directory, open each again, and compare its logits with those in memory.
+    """What was trained at the end, and at the steps of which the model is kept, written below the work directory."""
+    trained, workdir, along = training.model.to("cpu").eval(), training.context.workdir, {}
+    for place, path in enumerate(training.snapshots.files()):
+        one, tensors = copy.deepcopy(trained), load_file(path)
+        with torch.no_grad():
+            for name, parameter in one.named_parameters():
+                if name in tensors:
+                    parameter.copy_(tensors[name])
+        found, _ = write(training, one, inputs["model"], labels, workdir / f"checkpoint-{place}")
+        along |= {f"{CHECKPOINTS[kind]}.{place}": output for kind, output in found.items()}
+    outputs, differences = write(training, trained, inputs["model"], labels, workdir)
+    return outputs | along, differences
+
+
+def write(
+    training: Training, trained: nn.Module, base: Input, labels: list[str], directory: Path
+) -> tuple[dict[str, Output], dict[str, float]]:
+    """Write adapter and model below ``directory``, open each again, and compare its logits with those in memory. ``trained`` is used up.
 
     Raises :class:`IntegrityError` where they differ by more than ``TOLERANCE``.
     """
-    base, workdir, method = inputs["model"], training.context.workdir, training.method
-    task = "classification" if training.labels else "causal_lm"
+    method, task = training.method, "classification" if training.labels else "causal_lm"
     probe = [ids[:PROBE_TOKENS] for ids in training.train.tokens[:PROBES]]
-    trained = training.model.to("cpu").eval()
     expected = probe_logits(trained, probe)
     outputs: dict[str, Output] = {}
     differences: dict[str, float] = {}
 
-    def compare(kind: str, directory: Path) -> None:
-        written = Input(reference=f"the saved {kind}", kind=kind, sha256="", path=directory, base=base if kind == "adapter" else None)
+    def compare(kind: str, path: Path) -> None:
+        written = Input(reference=f"the saved {kind}", kind=kind, sha256="", path=path, base=base if kind == "adapter" else None)
         opened = open_classifier(written, labels or None) if training.labels else open_causal_lm(written)
         differences[f"reload_difference_{kind}"] = check_same(expected, probe_logits(opened, probe), f"the saved {kind}")
-        outputs[kind] = Output(kind, directory)
+        outputs[kind] = Output(kind, path)
 
     if method.adapter:
-        method.save(trained, workdir / "adapter", base_sha256=base.sha256, task=task, labels=labels)
-        compare("adapter", workdir / "adapter")
+        method.save(trained, directory / "adapter", base_sha256=base.sha256, task=task, labels=labels)
+        compare("adapter", directory / "adapter")
     if training.config.save_merged or not method.adapter:
-        save_model(method.merge(trained), base.path, workdir / "model", labels=labels or None)
-        compare("model", workdir / "model")
+        save_model(method.merge(trained), base.path, directory / "model", labels=labels or None)
+        compare("model", directory / "model")
     return outputs, differences
 
 
@@ -174,6 +193,7 @@ def _summary(training: Training, objective: str) -> dict[str, Any]:
         "steps_planned": training.plan.steps,
         "stopped_early": progress.stopped_early,
         "best_step": progress.best_step,
+        "kept_steps": sorted(training.snapshots.steps),
         "packed": training.packs,
         "device": str(training.device),
     }

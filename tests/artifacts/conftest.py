@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -12,26 +11,7 @@ from lfm_tasks.artifacts.backend import Backend
 from lfm_tasks.artifacts.file_backend import FileBackend
 from lfm_tasks.artifacts.s3_backend import S3Backend
 from lfm_tasks.artifacts.store import Store
-from tests.artifacts.media import BUCKET, client, open_s3, tree
-from tests.environments import Unavailable, skip_or_fail
-from tests.swift_server import running_swift
-
-_HOME = Path(os.environ.get("LFM_HOME", Path(__file__).parents[2] / ".lfm")).resolve()
-
-
-@pytest.fixture(scope="session")
-def swift(tmp_path_factory):
-    """A running Swift with the bucket :data:`BUCKET`."""
-    server = running_swift(tmp_path_factory.mktemp("swift"), _HOME / "test" / "swift-venv")
-    try:
-        started = server.__enter__()
-    except Unavailable as error:
-        skip_or_fail(error)
-    try:
-        client(started).create_bucket(Bucket=BUCKET)
-        yield started
-    finally:
-        server.__exit__(None, None, None)
+from tests.artifacts.media import BUCKET, open_s3, tree
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ DECISION = {"gate_must_not_regress": [], "promote_model_name": "toy", "promote_a
 
 
 @pytest.fixture
-def run_dag(airflow_database, home, tmp_path, monkeypatch) -> Callable[..., tuple[str, dict[str, str], list[dict[str, Any]]]]:
+def run_dag(airflow_database, home, tmp_path, monkeypatch, warm) -> Callable[..., tuple[str, dict[str, str], list[dict[str, Any]]]]:
     """``run_dag(dag_id, conf, **arguments of dag.test)``: the run's state, the states of its tasks, and its records.
 
     The DAG is read anew each time, because ``dag.test()`` writes what it is given into the DAG's own Params.
@@ -59,6 +59,7 @@ def run_dag(airflow_database, home, tmp_path, monkeypatch) -> Callable[..., tupl
 
     monkeypatch.setenv("LFM_ALLOWED_PREFIXES", f"file://{tmp_path}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LFM_INTERPRETER", str(warm))
     settings.cache_clear()
 
     def run(dag_id: str, conf: dict[str, Any], **arguments: Any):

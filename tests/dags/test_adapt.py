@@ -23,7 +23,7 @@ def rows(count=180):
 
 
 @pytest.fixture
-def run(airflow_database, home, tmp_path, monkeypatch):
+def run(airflow_database, home, tmp_path, monkeypatch, warm):
     """Run the DAG on models and data below ``tmp_path``; gives the run's state and its records by task.
 
     The DAG is read anew, because ``dag.test()`` writes what it is given into the DAG's own Params.
@@ -32,6 +32,7 @@ def run(airflow_database, home, tmp_path, monkeypatch):
 
     monkeypatch.setenv("LFM_ALLOWED_PREFIXES", f"file://{tmp_path}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LFM_INTERPRETER", str(warm))
     from lfm_tasks.settings import settings
 
     settings.cache_clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -127,8 +128,14 @@ class Live:
             return False
 
 
+@pytest.fixture(scope="session")
+def interpreter() -> str:
+    """What steps run with."""
+    return sys.executable
+
+
 @pytest.fixture(scope="module")
-def live():
+def live(interpreter):
     root = Path(tempfile.mkdtemp(prefix="lfm-live-"))
     data = root / "data"
     write_inputs(data)
@@ -138,6 +145,7 @@ def live():
         AWS_SECRET_ACCESS_KEY=CANARY,
         AIRFLOW_CONN_CANARY=f"http://user:{CANARY}@localhost",
         OMP_NUM_THREADS="1",
+        LFM_INTERPRETER=str(interpreter),
     )
     try:
         with embedded(Settings(home=root / "home")) as stack:

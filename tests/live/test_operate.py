@@ -43,7 +43,7 @@ def write_dags(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def people():
+def people(warm):
     """(the stack, a client of the admin, who triggers runs, a client of bob, who answers, the mail server)."""
     root = Path(tempfile.mkdtemp(prefix="lfm-operate-"))
     write_inputs(root / "data")
@@ -64,6 +64,7 @@ def people():
             LFM_RETRAIN_PARAMS=json.dumps(toy.conf(promote_approval="never", promote_model_name="retrained")),
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection(),
             OMP_NUM_THREADS="1",
+            LFM_INTERPRETER=str(warm),
         )
         try:
             running = stack.enter_context(embedded(Settings(home=root / "home"), dags=root / "dags"))

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def partitioned():
+def partitioned(warm):
     """A stack whose lfm_retrain runs every minute, on the snapshot of the day."""
     root = Path(tempfile.mkdtemp(prefix="lfm-partitions-"))
     write_inputs(root / "data")
@@ -36,6 +36,7 @@ def partitioned():
         LFM_RETRAIN_SCHEDULE="* * * * *",
         LFM_RETRAIN_PARAMS=json.dumps(params),
         OMP_NUM_THREADS="1",
+        LFM_INTERPRETER=str(warm),
     )
     try:
         with embedded(Settings(home=root / "home")) as stack:

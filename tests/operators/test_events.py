@@ -10,6 +10,7 @@ import pytest
 
 from lfm_tasks.assets import MODEL, NEW_DATASET, NEW_MODEL
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.operators import TuneOperator
 from lfm_tasks.operators.events import announce
 from lfm_tasks.operators.produced import events_of, of_events, of_form
 from lfm_tasks.runner.job import Job, JobResult
@@ -55,6 +56,17 @@ def test_a_cache_hit_an_undeclared_outlet_and_a_report_announce_nothing():
     assert announced([NEW_MODEL], cache="hit") == announced([]) == announced([NEW_DATASET]) == []
     assert announced([NEW_MODEL], "evaluate", outputs={"report": "sha256:" + "c" * 64}) == []
     assert [name for name, _ in announced([NEW_DATASET], "prepare", outputs={"dataset": "sha256:" + "c" * 64})] == ["lfm_dataset"]
+
+
+def test_models_along_a_training_are_handed_on_and_not_announced():
+    along = {f"{name}.{place}": "sha256:" + f"{place}" * 64 for name in ("checkpoints", "adapter_checkpoints") for place in (0, 1)}
+    assert announced([NEW_MODEL], outputs=MADE | along) == announced([NEW_MODEL])
+    pushed = {}
+    context = {"ti": SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))}
+    result = JobResult(state="success", outputs=MADE | along)
+    TuneOperator(task_id="tune").hand_on(context, Job(step="tune"), result)
+    assert pushed["checkpoints"] == [along["checkpoints.0"], along["checkpoints.1"]] and pushed["model"] == MADE["model"]
+    assert STEPS["tune"].output_kind("adapter_checkpoints.1") == "adapter"
 
 
 def test_every_event_is_evaluated_on_the_data_of_its_own_record_and_each_model_once():

@@ -13,15 +13,20 @@ from pathlib import Path
 import torch
 from fusion_bench import BaseModelPool
 from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm, TiesMergingAlgorithm
+from fusion_bench.method.adamerging.entropy_loss import entropy_loss
 from fusion_bench.method.dare.task_arithmetic import DareTaskArithmetic
 from fusion_bench.method.dare.ties_merging import DareTiesMerging
 from fusion_bench.method.fisher_merging.fisher_merging import fisher_merging, merging_with_fisher_weights
 from fusion_bench.method.model_stock.model_stock import ModelStock
+from fusion_bench.method.pwe_moe.module import ParetoWeightEnsemblingModule
 from fusion_bench.method.regmean.regmean import merging_with_regmean_weights, regmean_merging
 from fusion_bench.method.slerp.slerp import SlerpMergeAlgorithm
+from fusion_bench.models.smile_moe.linear_from_module import SmileMoELinear
+from fusion_bench.models.we_moe import WeightEnsemblingMoE
+from fusion_bench.models.wrappers.layer_wise_fusion import LayerWiseMergedModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 EVERYTHING = {"only_on_linear_weights": False, "rescale": True}
 
@@ -96,7 +101,86 @@ def from_data(merge, count):
     return run
 
 
+def adamerging(tensors, base, directories):
+    """The merged tensors, each task's entropy and its sum's gradient [models] by each tensor's coefficients [models], heads their own."""
+    given = grouped(tensors)
+    backbones = [AutoModel.from_pretrained(one, dtype=torch.float32).eval() for one in (base, *directories)]
+    heads = [AutoModelForSequenceClassification.from_pretrained(one, dtype=torch.float32).eval() for one in directories]
+    names = [name for name, _ in backbones[0].named_parameters()]
+    coefficients = torch.stack([given["coefficients"][name] for name in names], 1)
+    merged = LayerWiseMergedModel(coefficients, backbones[0], backbones[1:], strict=False)  # buffers are not in the state dict
+    losses = []
+    for place, head in enumerate(heads):
+        merged.merge_weights()
+        losses.append(entropy_loss(head.classifier(merged(**given[f"batch{place}"]).pooler_output)))
+    sum(losses).backward()
+    found = {f"merged/{name}": merged._merged_state_dict[name] for name in names}
+    found |= {f"gradient/{name}": merged.merge_weight.grad[:, place] for place, name in enumerate(names)}
+    return found | {"losses": torch.stack(losses)}
+
+
+def linear(tensors):
+    layer = nn.Linear(*reversed(tensors["weight"].shape), bias="bias" in tensors)
+    layer.load_state_dict(tensors)
+    return layer
+
+
+def feed_forward(tensors):
+    return nn.Sequential(linear_of(tensors, "0"), nn.GELU(), linear_of(tensors, "2"))
+
+
+def linear_of(tensors, name):
+    return linear({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")})
+
+
+def built(tensors, build):
+    """Modules made of the base's tensors and of each model's, and the other tensors."""
+    models = grouped(tensors)
+    base, rest = build(models.pop("base")), {name: models.pop(name) for name in ("given", "router") if name in models}
+    return base, [build(one) for one in models.values()], rest
+
+
+def smile(tensors, **options):
+    base, models, rest = built(tensors, linear)
+    return {"output": SmileMoELinear(base, models, **options)(rest["given"]["x"])}
+
+
+def routed(module, router, names, x):
+    """The output, and the gradient of the sum of its squares by the router; ``names``: theirs by ours."""
+    parameters = {ours: module.gate.get_parameter(theirs) for ours, theirs in names.items()}
+    with torch.no_grad():
+        for ours, parameter in parameters.items():
+            parameter.copy_(router[ours])
+    output = module(x)
+    output.square().sum().backward()
+    return {"output": output} | {f"gradient/{ours}": parameter.grad for ours, parameter in parameters.items()}
+
+
+def wemoe(tensors, depth, **options):
+    base, models, rest = built(tensors, feed_forward)
+    x, width = rest["given"]["x"], rest["given"]["x"].shape[-1]
+    module = WeightEnsemblingMoE(width, base, models, batch_first=True, router_hidden_layers=depth, **options)
+    return routed(module, rest["router"], [GATE_0, GATE_1, GATE_2][depth], x)
+
+
+def pareto(tensors, depth):
+    base, models, rest = built(tensors, feed_forward)
+    module = ParetoWeightEnsemblingModule(base, models, router_hidden_layers=depth)
+    ParetoWeightEnsemblingModule.set_preferenece_vector(module, rest["given"]["preference"])
+    return routed(module, rest["router"], PREFERENCE_1 if depth == 1 else PREFERENCE_2, rest["given"]["x"])
+
+
+GATE_0 = {"bias": "weight"}
+GATE_1 = {f"out.{part}": f"fc.{part}" for part in ("weight", "bias")}
+GATE_2 = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in (("hidden", "fc1"), ("out", "fc2")) for part in ("weight", "bias")}
+PREFERENCE_1 = {f"out.{part}": f"0.{part}" for part in ("weight", "bias")}
+PREFERENCE_2 = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in (("hidden", 0), ("out", 2)) for part in ("weight", "bias")}
+
 RUNS = {
+    "adamerging": adamerging,
+    "smile": smile,
+    "wemoe": wemoe,
+    "pareto": pareto,
     "average": algorithm(SimpleAverageAlgorithm),
     "task_arithmetic": algorithm(TaskArithmeticAlgorithm),
     "ties": algorithm(lambda **options: TiesMergingAlgorithm(remove_keys=[], **options)),

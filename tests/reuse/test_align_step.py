@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
 from lfm_tasks.config import parse_config
-from lfm_tasks.errors import ConfigError, DataError, IncompatibleModels, InvalidInput
+from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels, InvalidInput
 from lfm_tasks.reuse import merge
 from lfm_tasks.reuse.alignment import align as step
 from lfm_tasks.reuse.alignment.config import AlignConfig
 from lfm_tasks.reuse.config import MergeConfig
+from tests.mixed import files
 from tests.networks import network, permute, shuffled, specified, state
 from tests.toys import make_bert, make_llama
-from tests.tuned import LABELS, Context, model_input, write_dataset
+from tests.tuned import LABELS, Context, StoppingAt, model_input, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,39 @@ def test_a_permuted_copy_comes_back_in_its_files_and_merges_with_the_original(ll
     ids = {"input_ids": torch.arange(5, 14)[None]}
     logits = [AutoModelForCausalLM.from_pretrained(path)(**ids).logits for path in (llamas / "one", merged)]
     torch.testing.assert_close(logits[0], logits[1])
+
+
+DATA_METHODS = {"activation_matching": {}, "transport": {"ground": "activations"}, "zipit": {}}
+
+
+@pytest.mark.parametrize(
+    ("method", "stopped"),
+    [
+        *(("weight_matching", stopped) for stopped in ("first decision", "later decision")),
+        *((method, stopped) for method in DATA_METHODS for stopped in (4, 12, "first decision", "later decision")),
+    ],
+)
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(method, stopped, tmp_path):
+    for seed in (1, 2):
+        make_bert(tmp_path / str(seed), labels=LABELS, seed=seed, hidden=16)
+    data = write_dataset(tmp_path / "data", tmp_path / "1", "classification")
+    given = inputs_of(tmp_path / "1", tmp_path / "2", None if method == "weight_matching" else data)
+    config = AlignConfig(method=method, options=DATA_METHODS.get(method, {}), batch_size=4)
+    whole = step.run(config, given, Context(tmp_path / "whole"))
+    decides = isinstance(stopped, str)
+    at = 1 if stopped == "first decision" else 2
+    stopping = Context(tmp_path / "again", stop_at=at) if decides else StoppingAt(tmp_path / "again", stopped)
+    with pytest.raises(AttemptKilled, match="are kept; the same job goes on from there"):
+        step.run(config, given, stopping)
+    shutil.rmtree(tmp_path / "again")
+    context = Context(tmp_path / "again")
+    resumed = step.run(config, given, context)
+    seen = (0 if method == "weight_matching" else 12) if decides else stopped
+    assert f"Resumed: {seen} rows were seen and {at if decides else 0} decisions made before." in context.lines
+    assert all(done > seen for done, _, _ in context.reports)
+    assert files(whole.outputs["model"].path) == files(resumed.outputs["model"].path)
+    same = whole.metrics.keys() - {"peak_memory_bytes"}
+    assert {name: whole.metrics[name] for name in same} == {name: resumed.metrics[name] for name in same}
 
 
 @pytest.mark.parametrize("method", ["activation_matching", "transport", "zipit"])

@@ -18,9 +18,10 @@ from lfm_tasks.reuse.connectivity import connect as step
 from lfm_tasks.reuse.connectivity.config import ConnectConfig
 from lfm_tasks.reuse.connectivity.path import Point, barrier, bezier, line, measure, put, reestimate, train_bezier, weights_of
 from lfm_tasks.seeds import derive_seed
+from tests.mixed import files
 from tests.networks import Residual, mlp, permute, seeded, shuffled, specified, state
 from tests.toys import make_bert, make_llama
-from tests.tuned import LABELS, Context, model_input, write_dataset
+from tests.tuned import LABELS, Context, StoppingAt, model_input, write_dataset
 
 PLACES = [0, 0.25, 0.5, 0.75, 1]
 
@@ -141,10 +142,10 @@ def berts(tmp_path_factory):
     return root, data
 
 
-def connected(berts, work, models=("1", "2"), **values):
+def connected(berts, work, models=("1", "2"), context=None, **values):
     root, data = berts
     inputs = {f"models.{place}": model_input(root / name) for place, name in enumerate(models)}
-    return step.run(ConnectConfig(points=5, **values), inputs | {"dataset": data}, Context(work))
+    return step.run(ConnectConfig(points=5, **values), inputs | {"dataset": data}, context or Context(work))
 
 
 def test_the_report_holds_both_curves_and_test_rows_are_not_read(berts, tmp_path):
@@ -181,12 +182,17 @@ def test_ends_that_do_not_belong_together_are_refused(berts, tmp_path):
         connected(berts, tmp_path / "work", models=("1", "two"))
 
 
-def test_a_stop_is_heard_between_points(berts, tmp_path):
-    root, data = berts
-    inputs = {f"models.{place}": model_input(root / name) for place, name in enumerate("12")}
-    context = Context(tmp_path / "work", stop_at=1, polls=1)
-    with pytest.raises(AttemptKilled):
-        step.run(ConnectConfig(points=5), inputs | {"dataset": data}, context)
+@pytest.mark.parametrize("stopped", [1, 5, 8, 11, 13, 16])
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(berts, tmp_path, stopped):
+    """Among the points of the line, the steps of the curve and its points, and at the seams."""
+    values = {"bezier_steps": 6, "batch_size": 5, "learning_rate": 0.01}
+    whole = connected(berts, tmp_path / "whole", **values)
+    with pytest.raises(AttemptKilled, match=f"Stopped on request. {stopped} of 16 points and steps are kept"):
+        connected(berts, tmp_path / "again", context=StoppingAt(tmp_path / "again", stopped), **values)
+    context = Context(tmp_path / "again")
+    resumed = connected(berts, tmp_path / "again", context=context, **values)
+    assert [done for done, _, _ in context.reports] == list(range(stopped + 1, 17))
+    assert files(whole.outputs["report"].path) == files(resumed.outputs["report"].path) and whole.metrics == resumed.metrics
 
 
 def test_weights_are_put_where_they_were_taken():

@@ -152,8 +152,16 @@ OTHER = {
     "equalize": False,
     "reduction": 0.2,
     "ridge": 0.5,
+    "last": 2,
+    "window": "exponential",
+    "decay": 0.3,
 }
-BESIDE = {"normalize": {"weights": [0.2, 0.9, 0.5]}, "elect": {"weights": [0.2, 0.9, 0.5]}, "iterations": {"tolerance": 1e-9}}
+BESIDE = {
+    "normalize": {"weights": [0.2, 0.9, 0.5]},
+    "elect": {"weights": [0.2, 0.9, 0.5]},
+    "iterations": {"tolerance": 1e-9},
+    "decay": {"window": "exponential"},
+}
 """Options that only matter beside others."""
 WHOLE_MODEL = {"trim"}
 """Of no effect on a model of one tensor; ``test_merge_formulas`` has one of two."""

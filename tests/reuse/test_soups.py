@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from lfm_tasks.errors import ConfigError, DataError, IncompatibleModels
+from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels
 from lfm_tasks.models.forward import forward, make_batch
 from lfm_tasks.models.opening import open_classifier
 from lfm_tasks.models.prepared import read_rows
@@ -26,7 +26,7 @@ from lfm_tasks.reuse.tasks import open_one_task
 from lfm_tasks.step import Input
 from tests.prepared import write_labelled, write_texts
 from tests.toys import make_bert
-from tests.tuned import Context
+from tests.tuned import Context, StoppingAt
 
 LABELS = ["business", "sport", "tech"]
 COUNT = 4
@@ -77,7 +77,8 @@ def test_greedy_is_the_papers_recipe_and_never_worse_than_the_best(inputs, tmp_p
     for tensor, expected in zip(soup.values(), mean([singles[one] for one in kept]).values(), strict=True):
         torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-6)
     assert measured(soup, inputs, name) == pytest.approx(best, abs=1e-6) and best >= max(alone)
-    assert [done for done, total, _ in context.reports if total == 2 * COUNT - 1] == list(range(1, 2 * COUNT))
+    steps = 2 * COUNT - 1 + len(soup)
+    assert [(done, total) for done, total, _ in context.reports] == [(done, steps) for done in range(1, steps + 1)]
     assert sum("kept" in line or "left out" in line for line in context.lines) == COUNT - 1
 
 
@@ -96,6 +97,20 @@ def test_laws_of_soups(inputs, tmp_path, method, options):
     for name in first:
         torch.testing.assert_close(second[name], first[name], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(same[name], own[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["greedy_soup", "learned_soup"])
+@pytest.mark.parametrize("stopped", [2, 7, 9])
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(inputs, tmp_path, method, stopped):
+    """Stopped among the scores or steps, at the seam, and while tensors are merged."""
+    options = {"passes": 1, "rows_per_step": 1} if method == "learned_soup" else {}
+    whole = cooked(inputs, tmp_path / "whole", method, **options)
+    with pytest.raises(AttemptKilled, match="kept; the same job goes on from there"):
+        cooked(inputs, tmp_path / "again", method, StoppingAt(tmp_path / "again", stopped), **options)
+    context = Context(tmp_path / "again")
+    resumed = cooked(inputs, tmp_path / "again", method, context, **options)
+    assert context.reports[0][0] == stopped + 1
+    assert whole.keys() == resumed.keys() and all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
 def learning_of(inputs, tmp_path) -> Learning:
@@ -121,9 +136,9 @@ def test_contracted_gradients_are_autograds(inputs, tmp_path):
 def test_learning_lowers_the_loss_and_weights_stay_an_average(inputs, tmp_path):
     learning = learning_of(inputs, tmp_path)
     learnt = LEARNED_SOUP.learn(learning, MergeConfig(method="learned_soup", options={"passes": 15}).method_config())
-    weights = next(iter(learnt.values()))
+    weights = next(iter(learnt.tensors.values()))
     assert weights.sum() == pytest.approx(1) and (weights > 0).all()
-    rows, score = dict.fromkeys(learnt, 0), Scorer(learning.tasks[0])
+    rows, score = dict.fromkeys(learnt.tensors, 0), Scorer(learning.tasks[0])
     equal = score(_mixed(learning, rows, torch.full((1, COUNT), 1 / COUNT)))
     assert score(_mixed(learning, rows, weights[None])).log_likelihood > equal.log_likelihood + 0.001, equal
 

@@ -52,6 +52,13 @@ def test_means_shares_of_the_experts_and_the_front_follow_from_the_reports(tmp_p
     assert "| dear | 0.800 (0.790–0.810) | 0.450 (0.440–0.460) | 0.625 | 95.0% | 1,234 | 9.0 |  | yes |" in page
 
 
+def test_who_was_chosen_on_validation_has_that_score_in_the_table(tmp_path):
+    chosen = [one | ({"validation": 0.61234} if one["name"] == "cheap" else {}) for one in SUBJECTS]
+    page = (compare(tmp_path, *cells(tmp_path), subjects=chosen) / "report.md").read_text()
+    assert "| peak MiB | validation | front |" in page
+    assert "| 1.0 | 1 | 0.6123 | yes |" in page and "| 1,234 | 9.0 |  |  | yes |" in page
+
+
 def test_equal_reports_give_equal_bytes(tmp_path):
     one, two = (compare(tmp_path, *cells(tmp_path)) for _ in range(2))
     files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]

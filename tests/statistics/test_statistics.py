@@ -19,6 +19,7 @@ from lfm_tasks.models.statistics import Statistics, read_statistics
 from lfm_tasks.statistics import gather
 from lfm_tasks.statistics.config import StatisticsConfig
 from lfm_tasks.step import Input
+from tests.mixed import files
 from tests.toys import make_tokenizer
 from tests.tuned import LABELS, Context, bert_input, llama_input, model_input, write_dataset
 
@@ -43,6 +44,27 @@ def gathered(inputs: dict[str, Input], work, estimator: str = "", **values) -> S
     chosen = {"method": "fisher_information", "options": {"estimator": estimator}} if estimator else {"method": "gram"}
     path = gather.run(StatisticsConfig(**chosen, **values), inputs, Context(work)).outputs["statistics"].path
     return read_statistics(Input("statistics", "statistics", "9" * 64, path))
+
+
+@pytest.mark.parametrize("estimator", ["", "true", "sampled", "empirical", "sum_batch"])
+@pytest.mark.parametrize("stopped", [3, 6, 12])
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(classifier, tmp_path, estimator, stopped):
+    values = {"method": "fisher_information", "options": {"estimator": estimator}} if estimator else {}
+    config = StatisticsConfig(**values, batch_size=3)
+
+    class Stopping(Context):
+        def report(self, done, total, metrics=None):
+            super().report(done, total, metrics)
+            if done >= stopped:
+                raise AttemptKilled("Stopped on request.")
+
+    whole = gather.run(config, classifier, Context(tmp_path / "whole"))
+    with pytest.raises(AttemptKilled, match=r"Stopped on request. \d+ of 12 rows are kept; the same job goes on from there"):
+        gather.run(config, classifier, Stopping(tmp_path / "again"))
+    context = Context(tmp_path / "again")
+    resumed = gather.run(config, classifier, context)
+    assert any(line.startswith("Resumed: ") for line in context.lines) and all(done > stopped for done, _, _ in context.reports)
+    assert files(whole.outputs["statistics"].path) == files(resumed.outputs["statistics"].path)
 
 
 def test_a_gram_matrix_is_that_of_the_tokens_without_padding(classifier, tmp_path):

@@ -23,6 +23,8 @@ from lfm_tasks.tuning.config import TuneConfig
         ),
         ({"method": "bitfit", "options": {"rank": 8}}, "options of bitfit: Unknown option 'rank'. Allowed: norms"),
         ({"warmup_steps": 3, "warmup_ratio": 0.1}, "warmup_steps=3 and warmup_ratio=0.1 exclude one another"),
+        ({"keep_every": 5}, "keep_every=5 says how far apart the kept models are, and none is kept. Set keep_last"),
+        ({"keep_last": 3, "early_stopping_patience": 2}, "keep_last=3 and early_stopping_patience=2 exclude one another"),
         ({"learning_rate": 0}, "learning_rate: .*greater than 0. Got 0"),
         ({"learn_rate": 1e-3}, "Unknown option 'learn_rate'. Did you mean 'learning_rate'"),
         ({"options": {"target_modules": ["q_proj"] * 20_000}}, "at most 65,536 are accepted"),

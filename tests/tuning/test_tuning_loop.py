@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lfm_tasks.errors import AttemptKilled, DataError, IncompatibleModels, IntegrityError, NonFiniteLoss
+from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels, IntegrityError, NonFiniteLoss
 from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.tuning import tune
 from lfm_tasks.tuning.config import TuneConfig
 from lfm_tasks.tuning.loop import clip, make_optimizer, uses_bfloat16
-from tests.tuned import Context, llama_input, write_dataset
+from lfm_tasks.tuning.snapshots import snapshot_steps
+from tests.mixed import files
+from tests.tuned import Context, bert_input, llama_input, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +72,16 @@ def test_the_gradient_is_that_of_the_mean_over_the_tokens_of_the_whole_step(inpu
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
 
 
-def test_stopped_at_any_poll_and_resumed_ends_in_the_same_bits(inputs, tmp_path):
+@pytest.mark.parametrize("extra", [{"early_stopping_patience": 2}, {"keep_last": 2}], ids=str)
+def test_stopped_at_any_poll_and_resumed_ends_in_the_same_bits(inputs, tmp_path, extra):
     values = {
         "options": {"dropout": 0.3},
         "packing": False,
         "micro_batch_size": 4,
         "evaluate_every": 2,
-        "early_stopping_patience": 2,
         "max_steps": 3,
         "checkpoint_every": 2,
-    }
+    } | extra
     whole = trained(inputs, tmp_path / "whole", **values)
     for stop_at in range(1, whole.context.polls + 1):
         stopped = prepared(inputs, tmp_path / f"again{stop_at}", **values)
@@ -90,6 +92,8 @@ def test_stopped_at_any_poll_and_resumed_ends_in_the_same_bits(inputs, tmp_path)
         assert resumed.progress == whole.progress
         assert all(torch.equal(tensor, whole.parameters[name]) for name, tensor in resumed.parameters.items())
         assert all(torch.equal(tensor, whole.best[name]) for name, tensor in resumed.best.items())
+        kept = [[path.read_bytes() for path in one.snapshots.files()] for one in (whole, resumed)]
+        assert kept[0] == kept[1] and len(kept[0]) == extra.get("keep_last", 0)
 
 
 def test_dropout_is_on_and_keyed_by_the_seed(inputs, tmp_path):
@@ -243,6 +247,40 @@ def test_the_outcome_has_adapter_model_metrics_and_pictures(inputs, tmp_path):
     assert outcome.summary["steps"] == 2 and outcome.summary["packed"]
     unmerged = tune.run(config.model_copy(update={"save_merged": False}), inputs, Context(tmp_path / "v"))
     assert set(unmerged.outputs) == {"adapter"}
+
+
+@pytest.mark.parametrize(
+    ("last", "every", "steps"), [(3, 0, [2, 4, 7]), (7, 0, [1, 2, 3, 4, 5, 6, 7]), (3, 2, [3, 5, 7]), (1, 100, [7]), (0, 0, [])]
+)
+def test_which_steps_are_kept(last, every, steps):
+    assert snapshot_steps(7, last, every) == steps
+
+
+@pytest.mark.parametrize(
+    ("values", "most"), [({"keep_last": 4}, "3 steps, so at most 3"), ({"keep_last": 3, "keep_every": 2}, "2 apart, so at most 2")]
+)
+def test_more_models_than_the_run_has_steps_are_refused_before_it_begins(inputs, tmp_path, values, most):
+    with pytest.raises(ConfigError, match=rf"keep_last={values['keep_last']}: the run has .*{most}"):
+        prepared(inputs, tmp_path / "w", **values)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "bitfit"])
+def test_models_along_the_run_are_those_of_shorter_runs(tmp_path, method):
+    """With a constant learning rate the first steps of a run are a run."""
+    model = bert_input(tmp_path / "bert")
+    given = {"model": model, "dataset": write_dataset(tmp_path / "data", model.path, "classification", rows=16)}
+    values = {"method": method, "batch_size": 8, "learning_rate": 1e-2, "schedule": "constant", "options": {}}
+    outcome = tune.run(TuneConfig(**values, max_steps=4, keep_last=2), given, Context(tmp_path / "w"))
+    kinds = {"checkpoints": "model"} | ({} if method == "full" else {"adapter_checkpoints": "adapter"})
+    single = {kind: kind for kind in kinds.values()}
+    assert {name: output.kind for name, output in outcome.outputs.items()} == single | {
+        f"{name}.{place}": kind for name, kind in kinds.items() for place in (0, 1)
+    }
+    assert outcome.summary["kept_steps"] == [2, 4]
+    short = tune.run(TuneConfig(**values, max_steps=2), given, Context(tmp_path / "short"))
+    for name, kind in kinds.items():
+        assert files(outcome.outputs[f"{name}.0"].path) == files(short.outputs[kind].path)
+        assert files(outcome.outputs[f"{name}.1"].path) == files(outcome.outputs[kind].path)
 
 
 def test_text_is_learned_at_every_token(inputs, tmp_path):

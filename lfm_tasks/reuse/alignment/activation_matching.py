@@ -68,7 +68,7 @@ def activation_similarity(pair: Pair) -> ActivationSimilarity:
 
 def activation_matching(pair: Pair, options: ActivationMatchingConfig) -> Aligned:
     similarity = activation_similarity(pair)
-    found = match(similarity, pair.specification.groups, pair.seed)
+    found = match(similarity, pair.specification.groups, pair.seed, pair.decide)
     before = {group: torch.arange(size) for group, size in pair.specification.groups.items()}
     return permuted(pair, found, correlation_before=similarity.mean(before), correlation_after=similarity.mean(found))
 

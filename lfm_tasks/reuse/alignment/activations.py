@@ -28,6 +28,18 @@ class Moments:
             self.squares[side] = self.squares[side] + seen.double().square().sum(0)
         self.products = self.products + (x.double().mT @ y.double())
 
+    def state(self) -> dict[str, Tensor]:
+        sides = {f"{kind}{side}": one for kind, pair in (("sum", self.sums), ("square", self.squares)) for side, one in enumerate(pair)}
+        return {"count": torch.tensor(self.count), "products": self.products, **sides}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Moments:
+        """What :meth:`state` gave."""
+        made = cls()
+        made.count, made.products = int(state["count"]), state["products"]
+        made.sums, made.squares = ([state[f"{kind}{side}"] for side in (0, 1)] for kind in ("sum", "square"))
+        return made
+
     def correlation(self) -> Tensor:
         """``[x's unit, y's unit]``: covariance divided by the outer product of the deviations; 0 for a unit that never changes."""
         means = [total / self.count for total in self.sums]
@@ -46,12 +58,15 @@ def correlate(
     batches: Iterable[Mapping[str, Tensor]],
     *,
     joint: bool = False,
+    before: Mapping[str, Moments] | None = None,
+    after: Callable[[Mapping[str, Moments], int], None] = lambda moments, rows: None,
 ) -> dict[str, Tensor]:
     """Of each module of ``specification.features``, how its units go together: ``[first model's, second model's]``.
 
     ``joint`` sets the units of both models side by side, and gives ``[both models', both models']``. Padding is left out.
+    ``before`` are the moments of rows that were seen already; ``after`` each batch is told all moments and the batch's rows.
     """
-    moments = {module: Moments() for module in specification.features}
+    moments = dict(before or {module: Moments() for module in specification.features})
     for batch in batches:
         mask = batch.get("attention_mask")
         seen = []
@@ -63,6 +78,7 @@ def correlate(
             x, y = seen[0][module], seen[1][module]
             both = torch.cat([x, y], 1) if joint else None
             kept.add(*((both, both) if joint else (x, y)))
+        after(moments, len(next(iter(batch.values()))))
     return {module: kept.correlation() for module, kept in moments.items()}
 
 

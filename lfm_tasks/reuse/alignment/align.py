@@ -6,6 +6,7 @@ The reference stays. The step says which groups of units it found, and which ten
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from lfm_tasks.reuse.alignment.activations import correlate
 from lfm_tasks.reuse.alignment.config import AlignConfig
 from lfm_tasks.reuse.alignment.example import difference, example_inputs
 from lfm_tasks.reuse.alignment.pair import Aligned, AlignMethod, Correlations, Pair
+from lfm_tasks.reuse.alignment.progress import Progress
 from lfm_tasks.reuse.alignment.specification import Specification, specify
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.plan import Planned
@@ -46,9 +48,10 @@ def run(config: AlignConfig, inputs: Mapping[str, Input], context: StepContext) 
     example = example_inputs(networks[0])
     specification = specify(networks[0], lambda network: network(**example), tuple(config.fixed))
     check_names(checkpoints[1], networks[1])
-    correlations = _correlations(specification, networks, config, inputs) if needs_data else None
+    progress = Progress(context)
+    correlations = _correlations(specification, networks, config, inputs, progress) if needs_data else None
     read = [{name: checkpoint.read(name) for name in checkpoint.tensors} for checkpoint in checkpoints]
-    pair = Pair(specification, networks[0], read[0], read[1], correlations, config.seed)
+    pair = Pair(specification, networks[0], read[0], read[1], correlations, config.seed, progress.decide)
     context.log(f"{len(specification.groups)} groups of {sum(specification.groups.values()):,} units.")
     aligned = method.align(pair, options)
     directory = context.workdir / "model"
@@ -151,7 +154,11 @@ def _open(source: Input) -> PreTrainedModel:
 
 
 def _correlations(
-    specification: Specification, networks: tuple[PreTrainedModel, ...], config: AlignConfig, inputs: Mapping[str, Input]
+    specification: Specification,
+    networks: tuple[PreTrainedModel, ...],
+    config: AlignConfig,
+    inputs: Mapping[str, Input],
+    progress: Progress,
 ) -> Correlations:
     rows = read_rows(inputs["dataset"].path, config.split, config.samples)
     if networks[0].main_input_name != "input_ids":
@@ -163,7 +170,9 @@ def _correlations(
     pad = networks[0].config.pad_token_id or 0
 
     def correlations(*, joint: bool) -> dict[str, Tensor]:
-        return correlate(specification, networks, forward, batches(rows, config.batch_size, pad), joint=joint)
+        left = batches(rows.take(list(range(progress.seen, len(rows)))), config.batch_size, pad)
+        after = partial(progress.look, total=len(rows))
+        return correlate(specification, networks, forward, left, joint=joint, before=progress.moments, after=after)
 
     return correlations
 

@@ -7,6 +7,7 @@ compared: weights, or activations on data.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from lfm_tasks.reuse.alignment.pair import Decide, at_once
 from lfm_tasks.reuse.alignment.specification import Permutations
 from lfm_tasks.seeds import derive_seed
 
@@ -29,7 +31,7 @@ class Similarity(Protocol):
         """
 
 
-def match(similarity: Similarity, groups: Mapping[str, int], seed: int) -> Permutations:
+def match(similarity: Similarity, groups: Mapping[str, int], seed: int, decide: Decide = at_once) -> Permutations:
     """The better of two local optima: from the units' present places, and from an estimate that does not depend on them.
 
     A permuted copy is recovered exactly: with what is unknown summed out, its own permutation maximises the similarity of the
@@ -38,11 +40,11 @@ def match(similarity: Similarity, groups: Mapping[str, int], seed: int) -> Permu
     identity = {group: torch.arange(size) for group, size in groups.items()}
     estimate: Permutations = {}
     for group in groups:
-        estimate[group] = assign(similarity.between(group, estimate))
-    return max((ascend(similarity, start, seed) for start in (identity, estimate)), key=lambda found: total(similarity, found))
+        estimate[group] = decide(partial(_assigned, similarity, group, estimate))
+    return max((ascend(similarity, start, seed, decide) for start in (identity, estimate)), key=lambda found: total(similarity, found))
 
 
-def ascend(similarity: Similarity, start: Permutations, seed: int) -> Permutations:
+def ascend(similarity: Similarity, start: Permutations, seed: int, decide: Decide = at_once) -> Permutations:
     """Coordinate ascent over the groups, each sweep in an order of its own, until no group gains."""
     permutations = dict(start)
     names = list(permutations)
@@ -50,15 +52,24 @@ def ascend(similarity: Similarity, start: Permutations, seed: int) -> Permutatio
         gained = False
         for place in np.random.default_rng(derive_seed(seed, "match", sweep)).permutation(len(names)):
             group = names[place]
-            between = similarity.between(group, permutations)
-            found = assign(between)
-            units = torch.arange(len(found))
-            gain = between[units, found].sum() - between[units, permutations[group]].sum()
-            if gain > 1e-6 * between.abs().max() * len(units):
-                permutations[group], gained = found, True
+            found = decide(partial(_better, similarity, group, permutations))
+            gained |= not torch.equal(found, permutations[group])
+            permutations[group] = found
         if not gained:
             break
     return permutations
+
+
+def _assigned(similarity: Similarity, group: str, permutations: Permutations) -> Tensor:
+    return assign(similarity.between(group, permutations))
+
+
+def _better(similarity: Similarity, group: str, permutations: Permutations) -> Tensor:
+    """The group's best permutation, or the one that it has where the best gains no more than rounding."""
+    between = similarity.between(group, permutations)
+    found, units = assign(between), torch.arange(len(between))
+    gain = between[units, found].sum() - between[units, permutations[group]].sum()
+    return found if gain > 1e-6 * between.abs().max() * len(units) else permutations[group]
 
 
 def assign(between: Tensor) -> Tensor:

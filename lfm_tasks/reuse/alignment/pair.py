@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from lfm_tasks.reuse.alignment.specification import Permutations, Specification
 
+Decide = Callable[[Callable[[], Tensor]], Tensor]
+"""Asks for the next of a fixed sequence of decisions, each a tensor; who is asked may know it from before."""
+
+
+def at_once(compute: Callable[[], Tensor]) -> Tensor:
+    return compute()
+
 
 class Correlations(Protocol):
     def __call__(self, *, joint: bool) -> dict[str, Tensor]:
@@ -29,6 +36,7 @@ class Pair:
     correlations: Correlations | None
     """None without data."""
     seed: int
+    decide: Decide = at_once
 
     def parameters(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those that were trained; the statistics of a normalisation follow them."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from lfm_tasks.reuse.alignment.activation_matching import activation_similarity
 from lfm_tasks.reuse.alignment.config import TransportConfig
 from lfm_tasks.reuse.alignment.matching import Similarity, assign, match
-from lfm_tasks.reuse.alignment.pair import Aligned, AlignMethod, Pair, moved_units
+from lfm_tasks.reuse.alignment.pair import Aligned, AlignMethod, Decide, Pair, at_once, moved_units
 from lfm_tasks.reuse.alignment.specification import Permutations, Specification
 from lfm_tasks.reuse.alignment.weight_matching import weight_similarity
 
@@ -49,9 +51,13 @@ def _plan(scores: Tensor, rows: Tensor, columns: Tensor, strength: float) -> Ten
     return ((scores + rows + columns) / strength).exp()
 
 
-def soften(similarity: Similarity, permutations: Permutations, regularization: float) -> Plans:
+def soften(similarity: Similarity, permutations: Permutations, regularization: float, decide: Decide = at_once) -> Plans:
     """The plan of each group, with all others at their permutations."""
-    return {group: sinkhorn(similarity.between(group, permutations), regularization) for group in permutations}
+
+    def plan(group: str) -> Tensor:
+        return sinkhorn(similarity.between(group, permutations), regularization)
+
+    return {group: decide(partial(plan, group)) for group in permutations}
 
 
 def transport(specification: Specification, name: str, tensor: Tensor, plans: Plans) -> Tensor:
@@ -66,8 +72,8 @@ def transport(specification: Specification, name: str, tensor: Tensor, plans: Pl
 def fuse_by_transport(pair: Pair, options: TransportConfig) -> Aligned:
     """Softens the optimum of weight (or activation) matching, where the paper solves layer after layer from incoming weights alone."""
     similarity = weight_similarity(pair) if options.ground == "weights" else activation_similarity(pair)
-    found = match(similarity, pair.specification.groups, pair.seed)
-    plans = soften(similarity, found, options.regularization)
+    found = match(similarity, pair.specification.groups, pair.seed, pair.decide)
+    plans = soften(similarity, found, options.regularization, pair.decide)
     sharpness = sum(float(plan.max(1).values.sum()) for plan in plans.values()) / sum(map(len, plans.values()))
     return Aligned(
         lambda name: transport(pair.specification, name, pair.model[name], plans), moved_units(found), {"plan_sharpness": sharpness}

@@ -49,7 +49,7 @@ def weight_similarity(pair: Pair) -> WeightSimilarity:
 
 
 def weight_matching(pair: Pair, options: WeightMatchingConfig) -> Aligned:
-    return permuted(pair, match(weight_similarity(pair), pair.specification.groups, pair.seed))
+    return permuted(pair, match(weight_similarity(pair), pair.specification.groups, pair.seed, pair.decide))
 
 
 WEIGHT_MATCHING = AlignMethod(weight_matching, data="ignored", exact=True)

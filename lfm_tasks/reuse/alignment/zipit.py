@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,12 @@ def zip_features(correlation: Tensor, reduction: float = 0.5, alpha: float = 0.3
             spent = (origin[:, None] == origin) & (budget[origin] <= 0)
             allowed = scores.masked_fill(spent, -torch.inf)
     unmerge = member[:, alive]
-    return (unmerge / unmerge.sum(0)).mT.contiguous(), unmerge
+    return averaging(unmerge), unmerge
+
+
+def averaging(unmerge: Tensor) -> Tensor:
+    """``merge`` of an ``unmerge``."""
+    return (unmerge / unmerge.sum(0)).mT.contiguous()
 
 
 def zippable(specification: Specification, network: nn.Module) -> list[str]:
@@ -106,7 +112,12 @@ def zipit(pair: Pair, options: ZipitConfig) -> Aligned:
     groups = zippable(pair.specification, pair.network)
     correlations = pair.correlations(joint=True)
     shown = {factors[0][0]: module for module, (_, factors) in pair.specification.features.items() if len(factors) == 1}
-    zips = {group: zip_features(correlations[shown[group]], 0.5, options.alpha, options.beta) for group in groups}
+
+    def unmerge(group: str) -> Tensor:
+        return zip_features(correlations[shown[group]], 0.5, options.alpha, options.beta)[1].contiguous()
+
+    found = {group: pair.decide(partial(unmerge, group)) for group in groups}
+    zips = {group: (averaging(one), one) for group, one in found.items()}
     across = sum(_across(unmerge) for _, unmerge in zips.values())
 
     def tensor(name: str) -> Tensor:

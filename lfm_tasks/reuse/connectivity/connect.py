@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,13 +15,15 @@ from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.models.forward import batches, forward, stream
 from lfm_tasks.models.opening import check_vocabulary, open_model
 from lfm_tasks.models.prepared import Rows, read_rows
+from lfm_tasks.models.resuming import State, below, kept, report, under
 from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.reuse.connectivity.config import ConnectConfig
 from lfm_tasks.reuse.connectivity.figure import draw
-from lfm_tasks.reuse.connectivity.path import Point, barrier, bezier, line, measure, normalisations, train_bezier, weights_of
+from lfm_tasks.reuse.connectivity.path import Path, Point, barrier, bezier, line, measure, normalisations, train_bezier, weights_of
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 Batch = dict[str, Tensor]
+CURVES = ("line", "bezier")
 
 
 def run(config: ConnectConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
@@ -34,16 +37,13 @@ def run(config: ConnectConfig, inputs: Mapping[str, Input], context: StepContext
     measured_on = list(batches(held_out, config.batch_size, pad))
     train = list(batches(rows, config.batch_size, pad, config.samples)) if rows else []
     places = [place / (config.points - 1) for place in range(config.points)]
-    total = config.points * (2 if config.bezier_steps else 1) + config.bezier_steps
+    walk = Walk(context, config.points * (2 if config.bezier_steps else 1) + config.bezier_steps)
 
-    def measured(path: Any, done: int) -> list[Point]:
-        points = []
-        for point in measure(model, path, places, losses_of, measured_on, train):
-            points.append(point)
-            context.report(done + len(points), total)
-        return points
+    def measured(name: str, path: Path) -> None:
+        for point in measure(model, path, places[len(walk.points[name]) :], losses_of, measured_on, train):
+            walk.measured(name, point)
 
-    curves = {"line": measured(line(a, b), 0)}
+    measured("line", line(a, b))
     if config.bezier_steps:
         samples = stream(rows, config.batch_size, pad, config.seed, "bezier")
         middle = train_bezier(
@@ -55,10 +55,41 @@ def run(config: ConnectConfig, inputs: Mapping[str, Input], context: StepContext
             config.bezier_steps,
             config.learning_rate,
             config.seed,
-            lambda step, loss: context.report(config.points + step, total, {"curve_loss": loss}),
+            walk.trained,
+            walk.curve(),
         )
-        curves["bezier"] = measured(bezier(a, middle, b), config.points + config.bezier_steps)
+        measured("bezier", bezier(a, middle, b))
+    curves = {name: points for name, points in walk.points.items() if points}
     return _write(curves, sources, held_out, bool(normalisations(model)), context)
+
+
+class Walk:
+    """What is measured of the curves, and trained, so far; a stopped attempt of the same job goes on from there."""
+
+    def __init__(self, context: StepContext, total: int) -> None:
+        before = kept(context)
+        self.context, self.total = context, total
+        self.points = {name: [Point(*row) for row in below(before, "points").get(name, torch.empty(0)).tolist()] for name in CURVES}
+        self.curve: State = lambda: below(before, "curve")
+        self.done = int(before.get("done", 0))
+        if before:
+            context.log(f"Resumed: {self.done} of {total} points and steps were done before.")
+
+    def measured(self, name: str, point: Point) -> None:
+        self.points[name].append(point)
+        self._report()
+
+    def trained(self, loss: float, state: State) -> None:
+        self.curve = state
+        self._report({"curve_loss": loss})
+
+    def state(self) -> dict[str, Tensor]:
+        points = {name: torch.tensor([astuple(one) for one in points], dtype=torch.float64) for name, points in self.points.items()}
+        return {"done": torch.tensor(self.done)} | under(points, "points") | under(self.curve(), "curve")
+
+    def _report(self, metrics: dict[str, float] | None = None) -> None:
+        self.done += 1
+        report(self.context, self.done, self.total, self.state, metrics, what=f"of {self.total} points and steps")
 
 
 def losses_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lfm_tasks.errors import NonFiniteLoss
+from lfm_tasks.models.resuming import State, below, copy_in_place, load_optimizer_state, optimizer_state, under
 from lfm_tasks.seeds import derive_seed
 
 Weights = Mapping[str, Tensor]
@@ -113,18 +115,26 @@ def train_bezier(
     steps: int,
     learning_rate: float,
     seed: int,
-    report: Callable[[int, float], None] = lambda step, loss: None,
+    report: Callable[[float, State], None] = lambda loss, state: None,
+    before: Weights | None = None,
 ) -> dict[str, Tensor]:
     """The middle of the curve, from the line's, by Adam on the loss at places drawn evenly from 0 to 1.
 
-    Raises :class:`NonFiniteLoss`. Batch normalisation works on its batches meanwhile.
+    ``report`` is told each step's loss, and how to have the state that ``before`` takes: the training goes on from there. Raises
+    :class:`NonFiniteLoss`. Batch normalisation works on its batches meanwhile.
     """
     parameters = dict(model.named_parameters())
     middle = {name: nn.Parameter(((a[name] + b[name]) / 2).clone()) for name in parameters}
     optimizer = torch.optim.Adam(middle.values(), lr=learning_rate)
+    done = 0
+    if before:
+        done = int(before["step"])
+        copy_in_place(middle, below(before, "middle"))
+        load_optimizer_state(optimizer, below(before, "adam"))
     for module in normalisations(model):
         module.train()
-    for step in range(steps):
+    batches = islice(batches, done, None)
+    for step in range(done, steps):
         t = float(np.random.default_rng(derive_seed(seed, "bezier", step)).uniform())
         put(model, {name: tensor.detach() for name, tensor in bezier(a, middle, b)(t).items() if name in parameters})
         model.zero_grad(set_to_none=True)
@@ -136,7 +146,8 @@ def train_bezier(
         for name, parameter in parameters.items():
             middle[name].grad = None if parameter.grad is None else 2 * t * (1 - t) * parameter.grad
         optimizer.step()
-        report(step + 1, reached)
+        now = {"step": torch.tensor(step + 1)} | under(middle, "middle") | under(optimizer_state(optimizer), "adam")
+        report(reached, lambda now=now: now)
     for module in normalisations(model):
         module.eval()
     return {name: tensor.detach() for name, tensor in middle.items()}

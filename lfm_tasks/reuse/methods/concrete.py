@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfm_tasks.reuse.adapting import Adaptation, batches, descend, load_optimizer_state, optimizer_state
+from lfm_tasks.models.resuming import load_optimizer_state, optimizer_state
+from lfm_tasks.reuse.adapting import Adaptation, batches, descend
 from lfm_tasks.reuse.blocks import blockwise
 from lfm_tasks.reuse.group import Group, MergeMethod
 from lfm_tasks.reuse.learning import Learning, Learnt

@@ -59,6 +59,14 @@ class UniformSoupConfig(Config):
     """A uniform soup has no options."""
 
 
+class LawaConfig(Config):
+    last: int = Field(0, ge=0, le=MAX_MODELS, description="Checkpoints that are averaged, the last of those given; 0: all.")
+    window: Literal["uniform", "exponential"] = Field(
+        "uniform", description="All of them alike (LAWA), or an exponential moving average from the first on (EMA)."
+    )
+    decay: float = Field(0.9, ge=0, lt=1, description="Share of the moving average that stays at each checkpoint.")
+
+
 class LinearConfig(WeightedOptions):
     normalize: bool = NORMALIZE
 

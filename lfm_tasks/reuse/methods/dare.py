@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lfm_tasks.reuse.group import Group, MergeMethod
 from lfm_tasks.reuse.methods.config import DareLinearConfig, DareTiesConfig
-from lfm_tasks.reuse.methods.task_vectors import Sparsify, l1_factor, merge_task_vectors
+from lfm_tasks.reuse.methods.task_vectors import Sparsify, l1_factors, merge_task_vectors
 
+Mask = Callable[[int], NDArray[Any]]
+"""The next so many elements of a mask of zeros and ones."""
 LEVELS = 1 << 16
 """A random level of sixteen bits costs a fifth of a random float."""
 
@@ -30,26 +34,43 @@ def dare_ties(group: Group, options: DareTiesConfig) -> Tensor:
 def _droppers(group: Group, options: DareLinearConfig) -> list[Sparsify]:
     if options.drop_rate == 0:
         return [lambda _, delta: delta] * len(group.models)
-    return [_dropper(group, model, options) for model in range(len(group.models))]
+    masks = [_masks(group, model, options.drop_rate) for model in range(len(group.models))]
+    if options.rescale != "l1":
+        factor = LEVELS / _kept_levels(options.drop_rate) if options.rescale == "inverse" else 1.0
+        return [_drop(mask, factor) for mask in masks]
+    recorded: list[list[tuple[NDArray[np.uint8], int]]] = [[] for _ in masks]
+    factors = l1_factors(group, [_drop(_recording(mask, chunks), 1.0) for mask, chunks in zip(masks, recorded, strict=True)])
+    return [_drop(_replaying(chunks), factor) for chunks, factor in zip(recorded, factors, strict=True)]
 
 
-def _dropper(group: Group, model: int, options: DareLinearConfig) -> Sparsify:
-    factor = {"inverse": LEVELS / _kept_levels(options.drop_rate), "none": 1.0}.get(options.rescale)
-    if factor is None:
-        factor = l1_factor(group, model, _drop(group, model, options.drop_rate, 1.0))
-    return _drop(group, model, options.drop_rate, factor)
-
-
-def _drop(group: Group, model: int, drop_rate: float, factor: float) -> Sparsify:
-    levels, least = draws(group, model), _kept_levels(drop_rate) - LEVELS // 2
-
+def _drop(mask: Mask, factor: float) -> Sparsify:
     def drop(_: slice, delta: Tensor) -> Tensor:
         kept = delta.numpy()
         with np.errstate(invalid="ignore"):  # infinity times nothing: the engine refuses the result
-            np.multiply(kept, levels(delta.numel()).numpy() < least, out=kept)  # a sixth of the time of torch's masked_fill_
+            np.multiply(kept, mask(delta.numel()), out=kept)  # a sixth of the time of torch's masked_fill_
         return delta if factor == 1 else delta.mul_(factor)
 
     return drop
+
+
+def _masks(group: Group, model: int, drop_rate: float) -> Mask:
+    levels, least = draws(group, model), _kept_levels(drop_rate) - LEVELS // 2
+    return lambda count: levels(count).numpy() < least
+
+
+def _recording(mask: Mask, chunks: list[tuple[NDArray[np.uint8], int]]) -> Mask:
+    """``mask``, whose answers are kept in ``chunks``, a bit for each element: a tenth of the time of drawing them again."""
+
+    def record(count: int) -> NDArray[Any]:
+        drawn = mask(count)
+        chunks.append((np.packbits(drawn), count))
+        return drawn
+
+    return record
+
+
+def _replaying(chunks: list[tuple[NDArray[np.uint8], int]]) -> Mask:
+    return _in_any_portions(np.unpackbits(packed, count=count) for packed, count in chunks)
 
 
 def draws(group: Group, model: int) -> Callable[[int], Tensor]:
@@ -64,6 +85,20 @@ def draws(group: Group, model: int) -> Callable[[int], Tensor]:
         return torch.from_numpy(levels[:count])
 
     return draw
+
+
+def _in_any_portions(parts: Iterator[NDArray[Any]]) -> Mask:
+    """The next so many elements of the parts put one after another."""
+    left = np.empty(0, np.uint8)
+
+    def take(count: int) -> NDArray[Any]:
+        nonlocal left
+        while len(left) < count:
+            left = np.concatenate([left, next(parts)])
+        taken, left = left[:count], left[count:]
+        return taken
+
+    return take
 
 
 def _kept_levels(drop_rate: float) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.reuse.group import Group, MergeMethod
 from lfm_tasks.reuse.methods.config import DellaConfig, DellaLinearConfig
-from lfm_tasks.reuse.methods.task_vectors import Sparsify, l1_factor, merge_task_vectors
+from lfm_tasks.reuse.methods.task_vectors import Sparsify, l1_factors, merge_task_vectors
 
 
 def della_linear(group: Group, options: DellaLinearConfig) -> Tensor:
@@ -45,12 +45,10 @@ def _droppers(group: Group, options: DellaLinearConfig) -> list[Sparsify]:
             f"density={options.density} with epsilon={options.epsilon}: density - epsilon and density + epsilon must be between 0 and 1. "
             "Lower epsilon."
         )
-    return [_dropper(group, model, options) for model in range(len(group.models))]
-
-
-def _dropper(group: Group, model: int, options: DellaLinearConfig) -> Sparsify:
-    factor = l1_factor(group, model, _drop(group, model, options), row=_row(group)) if options.rescale == "l1" else 1.0
-    return _drop(group, model, options, factor)
+    models, factors = range(len(group.models)), [1.0] * len(group.models)
+    if options.rescale == "l1":
+        factors = l1_factors(group, [_drop(group, model, options) for model in models], row=_row(group))
+    return [_drop(group, model, options, factor) for model, factor in zip(models, factors, strict=True)]
 
 
 def _drop(group: Group, model: int, options: DellaLinearConfig, factor: float = 1.0) -> Sparsify:

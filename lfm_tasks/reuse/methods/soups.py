@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lfm_tasks.models.resuming import below, copy_in_place, load_optimizer_state, optimizer_state, under
 from lfm_tasks.reuse.blocks import accumulate
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.learning import Learning
-from lfm_tasks.reuse.methods.config import GreedySoupConfig, LearnedSoupConfig
+from lfm_tasks.reuse.learning import Learning, Learnt
+from lfm_tasks.reuse.methods.config import GreedySoupConfig, LearnedSoupConfig, ScoreName
 from lfm_tasks.reuse.methods.linear import weighted_sum
-from lfm_tasks.reuse.scoring import Scorer
+from lfm_tasks.reuse.scoring import Score, Scorer
 
 
 def soup(group: Group, options: GreedySoupConfig | LearnedSoupConfig) -> Tensor:
@@ -22,34 +25,54 @@ def soup(group: Group, options: GreedySoupConfig | LearnedSoupConfig) -> Tensor:
     return weighted_sum(group, group.learnt.tolist())
 
 
-def greedy(learning: Learning, options: GreedySoupConfig) -> dict[str, Tensor]:
+def greedy(learning: Learning, options: GreedySoupConfig) -> Learnt:
     """The mean of those models, taken from the best on, that do not make its score worse (recipe 1).
 
     Of equal models the one whose hash is lower comes first. Beside the task's model a sum and a candidate are in memory.
     """
     models, context = learning.models, learning.context
-    score = Scorer(learning.tasks[0], options.score_rows)
-    trials = 2 * len(models) - 1
+    trials = Trials(learning, 2 * len(models) - 1, Scorer(learning.tasks[0], options.score_rows), options.score)
     alone = []
     for model in models:
-        alone.append(score(_read(learning, model)))
+        alone.append(trials.score(lambda model=model: _read(learning, model)))
         context.log(f"{model.name} alone: {alone[-1]}.")
-        context.report(len(alone), trials, {"score": alone[-1].by(options.score)})
     order = sorted(range(len(models)), key=lambda place: (-alone[place].by(options.score), models[place].key))
     kept, best, total = order[:1], alone[order[0]].by(options.score), _read(learning, models[order[0]])
-    for number, place in enumerate(order[1:], start=1):
+    for place in order[1:]:
         wider = {name: tensor + total[name] for name, tensor in _read(learning, models[place]).items()}
-        found = score({one.name: (wider[one.name] / (len(kept) + 1)).to(one.dtype) for one in learning.planned if one.merged})
+        found = trials.score(partial(_divided, learning, wider, len(kept) + 1))
         if joins := found.by(options.score) >= best:
             kept, best, total = [*kept, place], found.by(options.score), wider
         context.log(f"With {models[place].name}: {found}; {'kept' if joins else 'left out'}.")
-        context.report(len(models) + number, trials, {"score": found.by(options.score), "kept": len(kept)})
     weights = torch.zeros(len(models), dtype=torch.float64)
     weights[kept] = 1 / len(kept)
-    return dict.fromkeys(learning.merged, weights)
+    return Learnt(dict.fromkeys(learning.merged, weights), trials.total, trials.state())
 
 
-def learned(learning: Learning, options: LearnedSoupConfig) -> dict[str, Tensor]:
+class Trials:
+    """Scores in the order in which they are asked for; those of a stopped attempt of the same job are not found again."""
+
+    def __init__(self, learning: Learning, total: int, scorer: Scorer, shown: ScoreName) -> None:
+        self.learning, self.total, self.scorer, self.shown = learning, total, scorer, shown
+        self.before = [Score(*one) for one in learning.kept().get("scores", torch.empty(0)).tolist()]
+        self.done: list[Score] = []
+        if self.before:
+            learning.context.log(f"Resumed: {len(self.before)} of {total} scores were found before.")
+
+    def score(self, make: Callable[[], Mapping[str, Tensor]]) -> Score:
+        """Raises :class:`AttemptKilled` when a stop was asked for, once the score is kept."""
+        if len(self.done) < len(self.before):
+            self.done.append(self.before[len(self.done)])
+        else:
+            self.done.append(self.scorer(make()))
+            self.learning.report(len(self.done), self.total, {"score": self.done[-1].by(self.shown)}, self.state)
+        return self.done[-1]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"scores": torch.tensor([[one.accuracy, one.log_likelihood] for one in self.done], dtype=torch.float64)}
+
+
+def learned(learning: Learning, options: LearnedSoupConfig) -> Learnt:
     """Softmax weights, and a temperature beside them, that minimise the cross entropy of the soup's answers (appendix I).
 
     dL/dw_i is the inner product of dL/dtheta and theta_i, so that no more than the soup and its gradient are in memory; the
@@ -62,8 +85,21 @@ def learned(learning: Learning, options: LearnedSoupConfig) -> dict[str, Tensor]
     adam = torch.optim.Adam([logits, temperature], lr=options.soup_learning_rate)
     score = Scorer(task, options.score_rows)
     context, steps = learning.context, options.passes * -(-len(task.rows) // options.rows_per_step)
-    context.log(f"Equal weights: {score(_mixed(learning, rows, logits.softmax(-1)))}.")
-    for step, batch in zip(range(1, steps + 1), task.stream(options.rows_per_step, learning.seed), strict=False):
+
+    def state() -> dict[str, Tensor]:
+        return {"step": torch.tensor(step), "logits": logits.detach(), "temperature": temperature.detach()} | under(
+            optimizer_state(adam), "adam"
+        )
+
+    step = done = 0
+    if before := learning.kept():
+        step = done = int(before["step"])
+        copy_in_place({"logits": logits, "temperature": temperature}, before)
+        load_optimizer_state(adam, below(before, "adam"))
+        context.log(f"Resumed: {done} of {steps} steps of learning were done before.")
+    else:
+        context.log(f"Equal weights: {score(_mixed(learning, rows, logits.softmax(-1)))}.")
+    for step, batch in zip(range(done + 1, steps + 1), islice(task.stream(options.rows_per_step, learning.seed), done, None), strict=False):
         adam.zero_grad()
         weights = logits.softmax(-1)
         tensors = {name: tensor.requires_grad_() for name, tensor in _mixed(learning, rows, weights).items()}
@@ -71,10 +107,10 @@ def learned(learning: Learning, options: LearnedSoupConfig) -> dict[str, Tensor]
         loss.backward()
         (weights * slopes(learning, rows, tensors, weights)).sum().backward()
         adam.step()
-        context.report(step, steps, {"loss": loss.item()})
+        learning.report(step, steps, {"loss": loss.item()}, state)
     weights = logits.detach().softmax(-1)
     context.log(f"Learnt weights: {score(_mixed(learning, rows, weights))}.")
-    return {name: weights[rows[name]] for name in names}
+    return Learnt({name: weights[rows[name]] for name in names}, steps, state())
 
 
 def slopes(learning: Learning, rows: Mapping[str, int], tensors: Mapping[str, Tensor], weights: Tensor) -> Tensor:
@@ -90,6 +126,10 @@ def slopes(learning: Learning, rows: Mapping[str, int], tensors: Mapping[str, Te
 def _read(learning: Learning, model: Checkpoint) -> dict[str, Tensor]:
     """In the precision of the result, as float32."""
     return {one.name: model.read(one.name).to(one.dtype).float() for one in learning.planned if one.merged}
+
+
+def _divided(learning: Learning, sums: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {one.name: (sums[one.name] / count).to(one.dtype) for one in learning.planned if one.merged}
 
 
 def _mixed(learning: Learning, rows: Mapping[str, int], weights: Tensor) -> dict[str, Tensor]:

@@ -63,15 +63,16 @@ def combine_deltas(deltas: Sequence[Tensor], weights: Sequence[float], elect: El
     return total.div_(divisor.masked_fill_(divisor.abs() <= 1e-6 * max(map(abs, weights)), 1))
 
 
-def l1_factor(group: Group, model: int, sparsify: Sparsify, row: int = 1) -> float:
-    """What gives the sparse task vector the L1 norm of the whole one; 1 where nothing is left."""
+def l1_factors(group: Group, sparsify: Sequence[Sparsify], row: int = 1) -> list[float]:
+    """What gives each sparse task vector the L1 norm of the whole one; 1 where nothing is left."""
 
-    def norms(span: slice, base: Tensor, theta: Tensor) -> Tensor:
-        delta = theta - base
-        return torch.stack([delta.abs().sum(), sparsify(span, delta).abs().sum()])
+    def norms(span: slice, base: Tensor, *models: Tensor) -> Tensor:
+        deltas = [model - base for model in models]
+        before = [delta.abs().sum() for delta in deltas]
+        return torch.stack([*before, *(sparse(span, delta).abs().sum() for sparse, delta in zip(sparsify, deltas, strict=True))])
 
-    before, after = accumulate(norms, group.base, group.models[model], row=row) + torch.zeros(2, dtype=torch.float64)
-    return float(before / after) if before > 1e-7 and after > 1e-7 else 1.0
+    found = accumulate(norms, group.base, *group.models, row=row) + torch.zeros(2 * len(sparsify), dtype=torch.float64)
+    return [float(whole / left) if whole > 1e-7 and left > 1e-7 else 1.0 for whole, left in zip(*found.view(2, -1), strict=True)]
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

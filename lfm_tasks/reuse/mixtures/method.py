@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.models import resuming
 from lfm_tasks.models.opening import read_config
 from lfm_tasks.reuse.blocks import work_dtype
 from lfm_tasks.reuse.checkpoint import Checkpoint
@@ -36,6 +37,17 @@ class Mixing:
     tasks: Sequence[Task]
     """One for each model where the step was given data, else none."""
     context: StepContext
+
+    def report(self, step: int, steps: int, state: resuming.State, metrics: Mapping[str, float] | None = None) -> None:
+        """Raises :class:`AttemptKilled` after a checkpoint once a stop was asked for."""
+        resuming.report(self.context, step, steps, state, metrics, what=f"of {steps} steps")
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a stopped attempt of the same job has kept; empty without one."""
+        before = resuming.kept(self.context)
+        if before:
+            self.context.log(f"Resumed: {int(before['step'])} steps were done before.")
+        return before
 
     @property
     def options(self) -> Any:

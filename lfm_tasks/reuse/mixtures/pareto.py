@@ -7,6 +7,7 @@ labelled losses are weighted by the preference, or by exact Pareto optimal searc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch.nn.functional import cross_entropy
 from lfm_tasks.models.mixtures.files import Description, save_mixture
 from lfm_tasks.models.mixtures.pareto import checked_preference
 from lfm_tasks.models.mixtures.task_vectors import ROUTER, Router, combined, make_router
+from lfm_tasks.models.resuming import below, load_optimizer_state, optimizer_state, under
 from lfm_tasks.reuse.mixtures.epo import epo_weights
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
-from lfm_tasks.reuse.mixtures.wemoe import describe, start, task_vectors
+from lfm_tasks.reuse.mixtures.wemoe import describe, load_routers, router_tensors, start, task_vectors
 from lfm_tasks.seeds import derive_seed
 
 
@@ -35,7 +37,7 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
         name: start(make_router(experts, description), options.initial, derive_seed(mixing.config.seed, "router", name)) for name in names
     }
     last = train(mixing, base, vectors, mixed, routers)
-    learnt = {f"{ROUTER}.{name}.{part}": one for name, router in routers.items() for part, one in router.state_dict().items()}
+    learnt = {f"{ROUTER}.{name}": one for name, one in router_tensors(routers).items()}
     save_mixture(description, base, vectors | learnt, mixing.base.directory, directory)
     return {
         "mixed_modules": float(len(names)),
@@ -53,12 +55,24 @@ def train(
     for task in mixing.tasks:
         task.module.load_state_dict({task.prefix + name: tensor for name, tensor in base.items()}, strict=False)
     own = {name: (base[name].float(), vectors[name].float()) for name in mixed}
-    streams = [task.stream(options.batch_size, mixing.config.seed) for task in mixing.tasks]
     parameters = [parameter for router in routers.values() for parameter in router.parameters()]
     optimizer = torch.optim.Adam(parameters, options.learning_rate)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.steps), options.learning_rate / 10)
-    last: dict[str, float] = {}
-    for step in range(1, options.steps + 1):
+    done, losses = 0, []
+    if before := mixing.kept():
+        done, losses = int(before["step"]), list(before["losses"])
+        load_routers(routers, below(before, "router"))
+        load_optimizer_state(optimizer, below(before, "adam"))
+        rate.last_epoch, optimizer.param_groups[0]["lr"] = done, float(before["rate"])
+        random.dirichlet(np.ones(len(mixing.tasks)), done)
+
+    def state() -> dict[str, Tensor]:
+        now = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
+        kept = {"step": torch.tensor(step), "losses": torch.stack(losses), "rate": now}
+        return kept | under(router_tensors(routers), "router") | under(optimizer_state(optimizer), "adam")
+
+    streams = [islice(task.stream(options.batch_size, mixing.config.seed), done, None) for task in mixing.tasks]
+    for step in range(done + 1, options.steps + 1):
         preference = random.dirichlet(np.ones(len(mixing.tasks)))
         weights = {name: router(torch.tensor(preference, dtype=torch.float32)) for name, router in routers.items()}
         tensors = {name: combined(*own[name], weights[module]) for name, module in mixed.items()}
@@ -69,9 +83,12 @@ def train(
         descend(losses, parameters, preference, options.scalarisation)
         optimizer.step()
         rate.step()
-        last = {f"loss_{place}": loss.item() for place, loss in enumerate(losses)}
-        mixing.context.report(step, options.steps, last)
-    return last
+        mixing.report(step, options.steps, state, last_losses(losses))
+    return last_losses(losses)
+
+
+def last_losses(losses: Sequence[Tensor]) -> dict[str, float]:
+    return {f"loss_{place}": loss.item() for place, loss in enumerate(losses)}
 
 
 def descend(losses: Sequence[Tensor], parameters: Sequence[Tensor], preference: np.ndarray, scalarisation: str) -> None:

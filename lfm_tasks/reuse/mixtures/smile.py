@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.models.mixtures.files import Description, save_mixture
 from lfm_tasks.models.mixtures.smile import is_linear
+from lfm_tasks.models.resuming import below, under
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
 from lfm_tasks.reuse.mixtures.modules import weight_of
 
@@ -48,22 +50,24 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
         raise ConfigError(f"top_k {options.top_k}: choose between 1 and the number of experts, {experts}.")
     layers = {name: layer for name, layer in mixing.skeleton.named_modules() if is_linear(layer)}
     names = mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])
-    tensors: dict[str, Tensor] = {}
-    modules = {}
-    for done, name in enumerate(names, start=1):
-        found = _layer(mixing, name, layers[name], options)
-        if found:
-            dtype = mixing.base.tensors[f"{name}.weight"].dtype
-            tensors |= {f"{name}.{part}": tensor.to(dtype) for part, tensor in found.items()}
-            rank = found["up"].shape[2] if "up" in found else 0
-            modules[name] = {"rank": rank, "gate_rank": found["gate"].shape[1], "offset": "offset" in found}
-        mixing.context.report(done, len(names))
+    before = mixing.kept()
+    first, tensors = int(before.get("step", 0)), below(before, "tensor")
+    for done, name in enumerate(names[first:], start=first + 1):
+        dtype = mixing.base.tensors[f"{name}.weight"].dtype
+        tensors |= {f"{name}.{part}": tensor.to(dtype) for part, tensor in _layer(mixing, name, layers[name], options).items()}
+        mixing.report(done, len(names), lambda done=done, now=tensors: {"step": torch.tensor(done)} | under(now, "tensor"))
+    modules = {name: _described(tensors, name) for name in names if f"{name}.gate" in tensors}
     mixed = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
     others = sorted(mixing.mergeable - mixed) if options.others == "average" else []
     base = mixing.summed(others, 1 / experts)
     description = Description("smile", experts, modules, options.model_dump())
     save_mixture(description, base, tensors, mixing.base.directory, directory)
     return {"mixed_modules": float(len(modules)), "extra_parameters": float(sum(tensor.numel() for tensor in tensors.values()))}
+
+
+def _described(tensors: Mapping[str, Tensor], name: str) -> dict[str, int | bool]:
+    rank = tensors[f"{name}.up"].shape[2] if f"{name}.up" in tensors else 0
+    return {"rank": rank, "gate_rank": tensors[f"{name}.gate"].shape[1], "offset": f"{name}.offset" in tensors}
 
 
 def _layer(mixing: Mixing, name: str, layer: torch.nn.Module, options) -> dict[str, Tensor]:

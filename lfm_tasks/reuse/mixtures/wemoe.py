@@ -7,6 +7,7 @@ own unlabelled rows, with one set of weights for each batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from lfm_tasks.models.mixtures import wemoe
 from lfm_tasks.models.mixtures.files import Description, save_mixture
 from lfm_tasks.models.mixtures.task_vectors import ROUTER, Router, make_router, sparse
 from lfm_tasks.models.mixtures.wemoe import WeightEnsembling
+from lfm_tasks.models.resuming import below, copy_in_place, load_optimizer_state, optimizer_state, under
 from lfm_tasks.reuse.entropy import entropy
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
 from lfm_tasks.reuse.mixtures.modules import feed_forwards
@@ -37,7 +39,7 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
     base = mixing.summed(sorted(mixing.mergeable - names.keys()), options.initial)
     routers = first_routers(mixing, description)
     last = train(mixing, description, base, vectors, routers)
-    learnt = {f"{ROUTER}.{name}.{part}": one for name, router in routers.items() for part, one in router.state_dict().items()}
+    learnt = {f"{ROUTER}.{name}": one for name, one in router_tensors(routers).items()}
     save_mixture(description, base, vectors | learnt, mixing.base.directory, directory)
     numbers = [tensor for name, tensor in (vectors | learnt).items() if tensor.is_floating_point()]
     return {
@@ -107,11 +109,20 @@ def train(
         for module in task.module.modules():
             if isinstance(module, WeightEnsembling):
                 module.gate.reduced = True
-    streams = [task.stream(options.batch_size, mixing.config.seed) for task in mixing.tasks]
     parameters = [parameter for router in routers.values() for parameter in router.parameters()]
     optimizer = torch.optim.Adam(parameters, options.learning_rate)
-    seen: list[float] = []
-    for step in range(1, options.steps + 1):
+    seen, done = [], 0
+    if before := mixing.kept():
+        done, seen = int(before["step"]), before["entropy"].tolist()
+        load_routers(routers, below(before, "router"))
+        load_optimizer_state(optimizer, below(before, "adam"))
+
+    def state() -> dict[str, Tensor]:
+        kept = {"step": torch.tensor(len(seen)), "entropy": torch.tensor(seen, dtype=torch.float64)}
+        return kept | under(router_tensors(routers), "router") | under(optimizer_state(optimizer), "adam")
+
+    streams = [islice(task.stream(options.batch_size, mixing.config.seed), done, None) for task in mixing.tasks]
+    for step in range(done + 1, options.steps + 1):
         optimizer.zero_grad()
         total = 0.0
         for task, stream in zip(mixing.tasks, streams, strict=True):
@@ -120,8 +131,16 @@ def train(
             total += loss.item()
         optimizer.step()
         seen.append(total / len(mixing.tasks))
-        mixing.context.report(step, options.steps, {"entropy": seen[-1]})
+        mixing.report(step, options.steps, state, {"entropy": seen[-1]})
     return {"entropy_first": seen[0], "entropy_last": seen[-1]} if seen else {}
+
+
+def router_tensors(routers: Mapping[str, Router]) -> dict[str, Tensor]:
+    return {f"{name}.{part}": one for name, router in routers.items() for part, one in router.state_dict().items()}
+
+
+def load_routers(routers: Mapping[str, Router], tensors: Mapping[str, Tensor]) -> None:
+    copy_in_place(router_tensors(routers), tensors)
 
 
 WEMOE = MixMethod(build, data="required")

@@ -29,6 +29,12 @@ def program() -> str | None:
 
 
 @pytest.fixture(scope="session")
+def interpreter(warm):
+    """What is looked at here is what an operator sees of steps."""
+    return warm
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     if reason := missing():
         assert os.environ.get("CI") != "true", reason

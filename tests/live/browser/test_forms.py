@@ -11,7 +11,18 @@ from tests.live.conftest import wait_for_dags
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 NAME = "from-forms"
 PROMPT = {"Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"}}
-DAGS = ("lfm_retrain", "lfm_sweep", "lfm_merge", "lfm_evaluate", "lfm_promote", "lfm_rollback", "lfm_replay", "lfm_collect", "lfm_maintain")
+DAGS = (
+    "lfm_retrain",
+    "lfm_sweep",
+    "lfm_merge",
+    "lfm_merge_search",
+    "lfm_evaluate",
+    "lfm_promote",
+    "lfm_rollback",
+    "lfm_replay",
+    "lfm_collect",
+    "lfm_maintain",
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +85,15 @@ def test_sweep(run, operated):
     assert tried == [{"learning_rate": 0.01}, {"learning_rate": 0.001}]
 
 
-def test_merge(run, operated):
+@pytest.fixture(scope="module")
+def sources(operated):
+    """The section of the form that names two experts, their data and their base."""
     made = make_experts(operated.data / "experts")
-    found = run(
-        "lfm_merge",
-        {
-            "What to work on": {"models": "\n".join(made["models"]), "data": "\n".join(made["data"]), "base": made["base"]},
-            "Merge: Method": {"merge_method": "TIES"},
-        },
-    )
+    return {"What to work on": {"models": "\n".join(made["models"]), "data": "\n".join(made["data"]), "base": made["base"]}}
+
+
+def test_merge(run, sources):
+    found = run("lfm_merge", {**sources, "Merge: Method": {"merge_method": "TIES"}})
     assert found["merge"]["method"] == "ties"
     assert [one["name"] for one in found["compare"]["summary"]["subjects"]] == [
         "base",
@@ -90,6 +101,18 @@ def test_merge(run, operated):
         "moods.jsonl expert",
         "ties",
     ]
+
+
+def test_merge_search(run, sources):
+    search = {"search_merge_search": '{"scale": {"low": 0, "high": 1}, "density": {"low": 0.1, "high": 0.9}}'}
+    search |= {"search_merge_strategy": "cma", "search_merge_trials": "8"}
+    form = {**sources, "Search a merge: Search": search, "Search a merge: Result": {"search_merge_seed": "5"}}
+    found = run("lfm_merge_search", form)
+    config = found["search"]["config"]
+    assert (config["strategy"], config["trials"], config["seed"]) == ("cma", 8, 5)
+    assert config["search"]["scale"] == {"low": 0.0, "high": 1.0}
+    assert found["evaluate"]["config"]["split"] == "test"
+    assert [one["name"] for one in found["compare"]["summary"]["subjects"]][-2:] == ["task_arithmetic", "ties"]
 
 
 def test_evaluate(run, operated):
