@@ -192,6 +192,8 @@ def test_a_report_on_the_base_stands_for_it(tmp_path: Path, base: Path, edited: 
     other = data(tmp_path / "other", FRANCE, MALI)
     with pytest.raises(DataError, match="no answer to france/neighbourhood/2 .'city of Oman'.. Evaluate the base on the same facts"):
         evaluate(tmp_path / "more", edited, other, base=report)
+    with pytest.raises(ConfigError, match="base: base has max_new_tokens 3, not 4. Evaluate the base in the same way"):
+        evaluate(tmp_path / "longer", edited, facts, base=report, max_new_tokens=4)
     with pytest.raises(ConfigError, match="base: base is a report of another step"):
         evaluate(tmp_path / "wrong", edited, facts, base=Input("base", "report", "c" * 64, tmp_path))
 
@@ -242,6 +244,17 @@ def test_the_gate_reads_the_reports(tmp_path: Path, base: Path, edited: Path):
     assert compared["locality.free_running/unchanged"]["difference"] == pytest.approx(-1 / 3)
     before, after = (0.3 - 0.6 + math.sqrt(0.01 * 0.8) - 0.9) / 2, (0.6 - 0.3 + ROOT - 0.5) / 2
     assert compared["efficacy.teacher_forced/magnitude"]["difference"] == pytest.approx(after - before, abs=1e-5)
+
+
+def test_free_answers_have_room_for_the_longest_whatever_was_edited_before(tmp_path: Path, base: Path, edited: Path):
+    """Retention of a long answer, beside a base's report that knows nothing of it."""
+    facts, earlier = data(tmp_path / "facts", FRANCE), data(tmp_path / "earlier", OMAN)
+    outcome, _ = evaluate(tmp_path / "base", base, facts, max_new_tokens=0)
+    report = Input("base", "report", "c" * 64, outcome.outputs["report"].path)
+    make_bigram(tmp_path / "model", WORDS, EDITED | {"Oman": {"New": 0.9}, "New": {"York": 0.9}})
+    _, described = evaluate(tmp_path / "work", tmp_path / "model", facts, base=report, earlier=earlier, max_new_tokens=0)
+    assert described["metrics"]["retention.free_running/prefix_match"]["value"] == 1
+    assert described["metrics"]["locality.free_running/unchanged"]["value"] == pytest.approx(2 / 3)
 
 
 @pytest.fixture(scope="module")

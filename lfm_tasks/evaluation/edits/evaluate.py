@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from transformers import LogitsProcessorList
@@ -17,7 +18,7 @@ from lfm_tasks.evaluation.edits.config import EvaluateEditsConfig
 from lfm_tasks.evaluation.edits.distance import edit_distances
 from lfm_tasks.evaluation.edits.fluency import TopKSampling, consistency, fluency_entropy
 from lfm_tasks.evaluation.edits.questions import Question, questions
-from lfm_tasks.evaluation.edits.report import Findings, write_report
+from lfm_tasks.evaluation.edits.report import Findings, settings_of, write_report
 from lfm_tasks.evaluation.edits.tables import KEPT, Answers, Before, Group, before_of, fact_lines, make_groups, pairs_of, read_before
 from lfm_tasks.evaluation.evaluate import GENERAL, Counter
 from lfm_tasks.evaluation.task import Subject
@@ -39,10 +40,11 @@ def run(config: EvaluateEditsConfig, inputs: Mapping[str, Input], context: StepC
     asked, left_out = questions(facts, read_facts(inputs["earlier"].path) if "earlier" in inputs else [])
     rows = read_rows(inputs["general"].path, config.split) if "general" in inputs else None
     base = inputs.get("base") or inputs["model"].base
-    before, figures = ask_base(base, inputs["model"], asked, rows, config, context)
+    itself = base is not None and base.sha256 == inputs["model"].sha256
+    before, figures = (None, {}) if base is None or itself else ask_base(base, inputs["facts"], facts, asked, rows, config, context)
     subject = open_subject(inputs["model"], rows)
-    answers = ask(subject, asked, pairs_of(asked), room_for(subject, asked, config), config, context)
-    if base is not None and base.sha256 == inputs["model"].sha256:
+    answers = ask(subject, facts, asked, pairs_of(asked), config, context)
+    if itself:
         before = before_of(asked, answers)
     groups = make_groups(asked, answers, before)
     if rows is not None:
@@ -54,7 +56,7 @@ def run(config: EvaluateEditsConfig, inputs: Mapping[str, Input], context: StepC
     findings = Findings(
         config=config,
         inputs=dict(inputs),
-        base_sha256=None if base is None else base_address(base),
+        base_sha256=base_address(base),
         groups=groups,
         lines=fact_lines(facts, asked, answers, before),
         figures=figures | quality,
@@ -87,17 +89,19 @@ def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input,
 
 
 def ask_base(
-    base: Input | None, model: Input, asked: Sequence[Question], rows: Rows | None, config: EvaluateEditsConfig, context: StepContext
-) -> tuple[Before | None, dict[str, float]]:
-    """What the base says where answers shall stay, and its perplexity. Nothing where it is the model itself, which is asked later."""
-    if base is None or base.sha256 == model.sha256:
-        return None, {}
+    base: Input,
+    asking: Input,
+    facts: Sequence[Fact],
+    asked: Sequence[Question],
+    rows: Rows | None,
+    config: EvaluateEditsConfig,
+    context: StepContext,
+) -> tuple[Before, dict[str, float]]:
+    """What the base says where answers shall stay, and its perplexity; of a report on it, what is written there."""
     if base.kind == "report":
-        base_address(base)
-        return read_before(read_samples(base.path / "samples.parquet"), asked), {}
+        return read_before(read_samples(report_on(base, asking, config) / "samples.parquet"), asked), {}
     subject, kept = open_subject(base, rows), [question for question in asked if question.aspect in KEPT]
-    pairs = [(question.prompt, question.answers[0]) for question in kept]
-    answers = ask(subject, kept, pairs, room_for(subject, asked, config), config, context) if kept else Answers({}, {})
+    answers = ask(subject, facts, kept, [(question.prompt, question.answers[0]) for question in kept], config, context)
     figures = {}
     if rows is not None:
         table = GENERAL.score(subject, rows, config, lambda done: None)
@@ -105,12 +109,25 @@ def ask_base(
     return before_of(kept, answers), figures
 
 
-def base_address(base: Input) -> str:
-    """Of the base itself, where a report about it was given."""
-    if base.kind != "report":
-        return base.sha256
+def report_on(base: Input, facts: Input, config: EvaluateEditsConfig) -> Path:
+    """The report's directory. Raises :class:`ConfigError` unless it is about the same facts, asked in the same way."""
     if not all((base.path / name).is_file() for name in ("metrics.json", "samples.parquet")):
         raise ConfigError(f"base: {base.reference} is a report of another step. Give the report of evaluate_edits on the base.")
+    described = json.loads((base.path / "metrics.json").read_text())
+    wanted = {"dataset_sha256": facts.sha256} | settings_of(config)
+    found = {"dataset_sha256": described["dataset_sha256"]} | described["settings"]
+    if different := [name for name in wanted if wanted[name] != found.get(name)]:
+        name = different[0]
+        raise ConfigError(
+            f"base: {base.reference} has {name} {found.get(name)!r}, not {wanted[name]!r}. Evaluate the base in the same way."
+        )
+    return base.path
+
+
+def base_address(base: Input | None) -> str | None:
+    """Of the base itself, where a report on it was given."""
+    if base is None or base.kind != "report":
+        return base.sha256 if base else None
     return json.loads((base.path / "metrics.json").read_text())["model_sha256"]
 
 
@@ -122,19 +139,34 @@ def open_subject(source: Input, rows: Rows | None = None) -> Subject:
     return Subject(model.to(device).eval(), open_tokenizer(directory))
 
 
-def room_for(subject: Subject, asked: Sequence[Question], config: EvaluateEditsConfig) -> int:
-    """Tokens of a free answer: enough for the longest that is asked for, so that models compare."""
-    return config.max_new_tokens or answer_room(subject, ((question.prompt, answer) for question in asked for answer in question.answers))
-
-
 def ask(
-    subject: Subject, asked: Sequence[Question], pairs: Sequence[Pair], room: int, config: EvaluateEditsConfig, context: StepContext
+    subject: Subject,
+    facts: Sequence[Fact],
+    asked: Sequence[Question],
+    pairs: Sequence[Pair],
+    config: EvaluateEditsConfig,
+    context: StepContext,
 ) -> Answers:
-    """All questions, under both protocols."""
-    prompts = list(dict.fromkeys(question.prompt for question in asked))
-    counter = Counter(context, len(set(pairs)) + len(prompts))
+    """All questions, under both protocols. Where answers shall stay, their length depends on ``facts`` alone, so that models compare."""
+    kept = list(dict.fromkeys(question.prompt for question in asked if question.aspect in KEPT))
+    others = [question for question in asked if question.aspect not in KEPT]
+    prompts = list(dict.fromkeys(question.prompt for question in others))
+    counter = Counter(context, len(set(pairs)) + len(kept) + len(prompts))
     told = forced(subject, pairs, config.batch_tokens, counter)
-    return Answers(told, free_running(subject, prompts, room, config.batch_tokens, counter))
+    rooms = [
+        config.max_new_tokens or answer_room(subject, some)
+        for some in (pairs_of_facts(facts), [(question.prompt, answer) for question in others for answer in question.answers])
+    ]
+    made = [
+        free_running(subject, some, room, config.batch_tokens, counter) for some, room in zip((prompts, kept), rooms[::-1], strict=True)
+    ]
+    return Answers(told, *made)
+
+
+def pairs_of_facts(facts: Sequence[Fact]) -> list[Pair]:
+    """Everything that is an answer, after the prompt that it answers."""
+    own = [(fact.text, target) for fact in facts for target in (fact.target_new, fact.target_true) if target is not None]
+    return own + [(probe.prompt, answer) for fact in facts for probe in fact.probes() for answer in probe.answers]
 
 
 def write_about(subject: Subject, facts: Sequence[Fact], config: EvaluateEditsConfig) -> tuple[dict[str, list[str]], dict[str, float]]:

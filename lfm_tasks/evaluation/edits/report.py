@@ -97,8 +97,13 @@ def describe(findings: Findings, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "labels": [],
         "skipped": skipped(findings, metrics),
         "untrained_head": False,
-        "settings": {name: getattr(findings.config, name) for name in SETTINGS} | {"calibration_bins": 1},
+        "settings": settings_of(findings.config) | {"calibration_bins": 1},
     }
+
+
+def settings_of(config: EvaluateEditsConfig) -> dict[str, Any]:
+    """What must be equal for two reports to compare."""
+    return {name: getattr(config, name) for name in SETTINGS}
 
 
 def figures_of(findings: Findings, metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -24,13 +24,14 @@ KEPT = ("neighbourhood", "locality")
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said: ``forced`` to (prompt, answer) pairs, ``free`` after prompts."""
+    """What one model said: ``forced`` to (prompt, answer) pairs, ``free`` after prompts, ``kept`` after those of the aspects that stay."""
 
     forced: Mapping[Pair, Forced]
     free: Mapping[str, str]
+    kept: Mapping[str, str]
 
     def said(self, question: Question) -> str:
-        return answer_of(self.free[question.prompt])
+        return answer_of((self.kept if question.aspect in KEPT else self.free)[question.prompt])
 
     def likeliest(self, question: Question) -> str:
         """The tokens that it finds likeliest where the right answer stands, as text."""
