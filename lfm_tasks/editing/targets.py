@@ -125,7 +125,7 @@ class Search:
         width = self.hidden.shape[-1]
         self.device = self.hidden.device
         shape = (int(self.rows.fact.max()) + 1, len(self.modules), width)
-        self.clean = torch.zeros(shape, device=self.device)
+        self.clean = torch.zeros(shape, device=self.device, dtype=self.hidden.dtype)
         with torch.no_grad():
             log_p = self.log_p(self.rows, slice(None), torch.zeros_like(self.clean), keep=True)
         self.before = log_p[~self._of_targets(self.rows)]
@@ -181,7 +181,7 @@ class Search:
             logits = decoder.model(input_ids=ids, use_cache=False).logits[0]
         if keep:
             self.clean = torch.stack([one[0][rows.bare.to(self.device)] for one in seen], 1)
-        return logits.float().log_softmax(-1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     def clamped(self, delta: Tensor, clean: Tensor) -> Tensor:
         """|delta| at most ``clamp`` |v0|."""
