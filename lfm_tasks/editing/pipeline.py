@@ -41,8 +41,8 @@ class Recipe:
     projects: bool = False
     """F = P K for a projector P."""
     keys: Literal["contexts", "prompt"] = "contexts"
-    output: Literal["mean", "bare"] = "bare"
-    """What a residual is taken from: the mean output over a key's contexts, or the bare prompt's."""
+    measured: Literal["bare", "mean"] = "bare"
+    """Output that the value, which was found for the bare prompt, is compared with: that there, or the mean over the key's contexts."""
 
 
 def layers_of(decoder: Decoder, given: Sequence[int], count: int) -> list[Site]:
@@ -122,7 +122,7 @@ class _Layer:
         weights = mean_weights(self.rows.contexts, self.options.averaging)
         fact, mix, self.cosine = solvers.columns(contextual.double(), weights, self.options.two_keys)
         keys = solvers.mixed(contextual.double(), fact, mix)
-        now = given[:, 0].double()[fact].T if self.recipe.output == "bare" else solvers.mixed(given.double(), fact, mix)
+        now = given[:, 0].double()[fact].T if self.recipe.measured == "bare" else solvers.mixed(given.double(), fact, mix)
         residuals = (wanted[fact].T - now) / divisor
         directions = self.recipe.directions(self.moments, keys, self.options)
         self.strengths = torch.zeros(len(wanted), dtype=torch.float64)

@@ -132,7 +132,7 @@ class Search:
 
     def run(self, facts: Sequence[Fact]) -> Targets:
         delta, (mean, square) = torch.zeros_like(self.clean), (torch.zeros_like(self.clean) for _ in range(2))
-        nll, steps = torch.zeros(len(delta)), torch.zeros(len(delta))
+        nll, steps = torch.zeros(len(delta), dtype=delta.dtype), torch.zeros(len(delta))
         active = torch.arange(len(delta))
         for step in range(1, self.options.steps + 2):
             rows, kept = self.rows.of(active)

@@ -16,7 +16,8 @@ from lfm_tasks.facts.record import Fact
 
 def rome(editing: Editing, facts: Sequence[Fact], options: RomeOptions) -> Edit:
     sites = layers_of(editing.decoder, [options.layer] if options.layer >= 0 else [], 1)
-    recipe = Recipe("mlp", lambda moments, keys, _: moments.whiten(keys), keys=options.keys, output=options.output)
+    measured = "mean" if options.output == "bare" else "bare"
+    recipe = Recipe("mlp", lambda moments, keys, _: moments.whiten(keys), keys=options.keys, measured=measured)
     common = {name: getattr(options, name) for name in LocatedOptions.model_fields}
     return locate_and_edit(editing, facts, sites, BatchOptions(**common, ridge_share=0, remember=False), recipe)
 
