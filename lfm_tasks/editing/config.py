@@ -20,7 +20,7 @@ class EditConfig(MethodChoice):
         0,
         ge=0,
         le=1_000_000,
-        description="Facts that are written at once, in their order; each round edits what the one before left. 0: as many as the method can.",
+        description="Facts that are written at once; each round edits what the one before left. 0: as many as the method can.",
         json_schema_extra={"section": "Rounds", "unit": "facts"},
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn at random.", json_schema_extra={"section": "Rounds"})

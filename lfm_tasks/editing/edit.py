@@ -92,8 +92,8 @@ def base_of(source: Input) -> Input:
         return source
     if not is_edits(source.path):
         raise IncompatibleModels(
-            f"{source.reference} is an adapter of the method {read_adapter(source.path)['method']}, which is not in the model's weights. Edit "
-            "its merged model (the output 'model' of the step that made it)."
+            f"{source.reference} is an adapter of the method {read_adapter(source.path)['method']}, which is not in the model's weights. "
+            "Edit its merged model (the output 'model' of the step that made it)."
         )
     model_directory(source)
     return source.base

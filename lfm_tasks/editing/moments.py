@@ -71,11 +71,11 @@ def moments_of(editing: Editing, site: Site) -> KeyMoments:
             "result as the input 'statistics'."
         )
     if found.kind != KIND:
-        raise IncompatibleModels(f"{found.reference} is of the kind {found.kind}, not {KIND}. Run the step 'statistics' with method={KIND}.")
+        raise IncompatibleModels(f"{found.reference} is of the kind {found.kind}, not {KIND}. Run the step 'statistics' with that method.")
     if site.name not in found.tensors:
         layers = sorted(entry["layer"] for entry in found.tensors.values())
         raise IncompatibleModels(
-            f"{found.reference} knows the keys of the layers {', '.join(map(str, layers))}, not of layer {site.layer}. Choose one of these, "
+            f"{found.reference} knows the keys of the layers {', '.join(map(str, layers))}, not of layer {site.layer}. Choose one, "
             f"or gather statistics with layers=[{site.layer}]."
         )
     tokens, width = found.tensors[site.name]["tokens"], site.matrix.shape[1]

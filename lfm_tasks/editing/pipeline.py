@@ -110,9 +110,7 @@ def borrowed(sites: Sequence[Site]) -> Iterator[None]:
 class _Layer:
     """One layer's solve."""
 
-    def __init__(
-        self, editing: Editing, site: Site, moments: KeyMoments, rows: SubjectRows, options: BatchOptions, recipe: Recipe
-    ) -> None:
+    def __init__(self, editing: Editing, site: Site, moments: KeyMoments, rows: SubjectRows, options: BatchOptions, recipe: Recipe) -> None:
         self.editing, self.site, self.moments, self.rows, self.options, self.recipe = editing, site, moments, rows, options, recipe
         self.state: dict[str, Tensor] = {}
 
@@ -157,7 +155,9 @@ def _moments(editing: Editing, site: Site, options: BatchOptions) -> KeyMoments:
         return Isotropic(site.matrix.shape[1])
     found = moments_of(editing, site)
     if found.few:
-        editing.context.log(f"Layer {site.layer}: {found.tokens:,} keys of width {len(found.mean):,}; ten times as many as that are better.")
+        editing.context.log(
+            f"Layer {site.layer}: {found.tokens:,} keys of width {len(found.mean):,}; ten times as many as that are better."
+        )
     return found
 
 
@@ -185,4 +185,3 @@ def _of_round(measured: Sequence[_Layer]) -> dict[str, float]:
         } | ({"kept_energy": one.energy} if one.recipe.projects else {})
         figures |= {f"layer_{one.site.layer}/{name}": value for name, value in values.items()}
     return figures
-

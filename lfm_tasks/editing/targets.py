@@ -213,4 +213,3 @@ def _chunks(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str]) ->
             longest = length
         chunks[-1].append(fact)
     return chunks
-

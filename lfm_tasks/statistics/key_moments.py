@@ -35,7 +35,9 @@ def key_moments(subject: Subject, options: KeyMomentsConfig) -> Gathered:
             subject.context.report(seen, len(subject.rows))
     width = max(len(one) for one in sums.values())
     if tokens < 10 * width:
-        subject.context.log(f"{tokens:,} tokens for keys of width {width:,}: fewer than ten a dimension. Raise max_rows, or give more text.")
+        subject.context.log(
+            f"{tokens:,} tokens for keys of width {width:,}: fewer than ten a dimension. Raise max_rows, or give more text."
+        )
     return Gathered(sums, {site.name: described(site, tokens) for site in sites})
 
 
@@ -67,4 +69,3 @@ def _add(sums: dict[str, Tensor], name: str, keys: Tensor) -> None:
     """A batch's products are summed in the model's precision, the batches in float64."""
     product = (keys.T @ keys).double().cpu()
     sums[name] = sums[name].add_(product) if name in sums else product
-

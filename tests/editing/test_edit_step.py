@@ -162,7 +162,9 @@ def test_rounds_hold_as_many_facts_as_the_method_can(inputs, tmp_path):
 
 def test_what_does_not_fit_is_refused(inputs, tmp_path):
     other = Input("other", "model", "0" * 64, inputs["model"].path)
-    with pytest.raises(IncompatibleModels, match="moments was made from sha256:.*the edits' base is sha256:0000.*Gather the statistics of the base"):
+    with pytest.raises(
+        IncompatibleModels, match="moments was made from sha256:.*the edits' base is sha256:0000.*Gather the statistics of the base"
+    ):
         edit.run(config(), inputs | {"model": other}, Context(tmp_path / "a"))
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "lfm_adapter.json").write_text(json.dumps({"method": "lora", "base": {"sha256": inputs["model"].sha256}}))

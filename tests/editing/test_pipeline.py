@@ -148,7 +148,10 @@ def test_layers_that_do_not_see_each_other_write_equal_shares(directories, tmp_p
         torch.testing.assert_close(change.left @ (change.right.T @ key), target / 3, atol=1e-4, rtol=1e-3)
     assert [change.name for change in made.changes] == [sites[layer].name for layer in (1, 2, 3)]
     roots = edit("pmet", editing, FACTS[:1], **options).changes
-    parts = [float((change.left @ (change.right.T @ key_at(editing, layer, FACTS[0]))).norm()) for change, layer in zip(roots, (1, 2, 3), strict=True)]
+    parts = [
+        float((change.left @ (change.right.T @ key_at(editing, layer, FACTS[0]))).norm())
+        for change, layer in zip(roots, (1, 2, 3), strict=True)
+    ]
     assert parts[1] / parts[0] == pytest.approx((3 / 2) ** 0.5, rel=1e-3)
 
 

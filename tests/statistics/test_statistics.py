@@ -220,7 +220,10 @@ def moments(inputs, work, **values) -> Statistics:
 def dense(inputs, layer: int, first: int, rows: int = 0) -> tuple[torch.Tensor, int]:
     """Two passes: all keys, row by row without a batch, then one product."""
     model, keys = open_causal_lm(inputs["model"]).double(), []
-    with torch.no_grad(), model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, given: keys.append(given[0][0, first:])):
+    with (
+        torch.no_grad(),
+        model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, given: keys.append(given[0][0, first:])),
+    ):
         for ids in read_rows(inputs["dataset"].path, "train", rows).input_ids:
             model(torch.from_numpy(ids)[None])
     every = torch.cat(keys)

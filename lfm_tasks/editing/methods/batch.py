@@ -31,8 +31,8 @@ def projected(moments: KeyMoments, keys: Tensor, options: AlphaEditOptions) -> T
     found = project(basis, keys)
     if float(found.square().sum() / keys.square().sum()) < LEAST_ENERGY:
         raise DataError(
-            f"The null space at energy={options.energy} has {basis.shape[1]} of {len(keys)} directions and holds less than {LEAST_ENERGY:.0%} "
-            "of the keys' energy: the facts could not be written there. Raise energy, or choose other layers."
+            f"The null space at energy={options.energy} has {basis.shape[1]} of {len(keys)} directions and holds less than "
+            f"{LEAST_ENERGY:.0%} of the keys' energy: the facts could not be written there. Raise energy, or choose other layers."
         )
     return found
 

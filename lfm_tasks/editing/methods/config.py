@@ -19,7 +19,9 @@ class TargetOptions(Config):
     learning_rate: float = Field(0.5, gt=0, le=10, description="Step size of Adam in that search.")
     enough: float = Field(0.05, ge=0, le=10, description="Loss (nats) of a fact below which its search ends.")
     clamp: float = Field(1.5, gt=0, le=100, description="Longest shift of a value, in lengths of the value without it.")
-    kl: float = Field(0.0625, ge=0, le=100, description="Factor of the divergence of what follows '<subject> is' from what followed before.")
+    kl: float = Field(
+        0.0625, ge=0, le=100, description="Factor of the divergence of what follows '<subject> is' from what followed before."
+    )
     decay: float = Field(0.5, ge=0, le=100, description="Factor of the shift's length over the square of the value's.")
     contexts: Literal["fixed", "sampled"] = Field(
         "fixed", description="Texts put before the prompt: fixed ones, or drawn from the model itself by the seed."
