@@ -195,6 +195,25 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="edit",
+        title="Edit",
+        config="lfm_tasks.editing.config:EditConfig",
+        run="lfm_tasks.editing.edit:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder to edit; or its edits, which are gone on from."),
+            "facts": InputSpec(("dataset",), "Facts: facts.jsonl, made by the step 'import_facts'."),
+            "statistics": InputSpec(
+                ("statistics",),
+                "Second moments of the base's keys, made by the step 'statistics' with method=key_moments; for methods that use them.",
+                required=False,
+            ),
+        },
+        outputs={"adapter": "adapter", "model": "model", "lora": "adapter"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="unload",
         title="Unload",
         config="lfm_tasks.reuse.mixtures.config:UnloadConfig",

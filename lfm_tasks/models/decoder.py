@@ -47,6 +47,21 @@ class Decoder:
             raise ConfigError(f"layer {layer}: the model has the layers 0 to {len(self.layers) - 1}.")
         return self.sites[layer]
 
+    def attention(self, layer: int) -> nn.Module:
+        """What mixes the tokens in a layer: the child that has linear layers and not the site.
+
+        Raises :class:`IncompatibleModels` where it is not one child.
+        """
+        site = self.site(layer).module
+        found = [
+            child
+            for child in self.layers[layer].children()
+            if any(isinstance(one, (nn.Linear, Conv1D)) for one in child.modules()) and all(one is not site for one in child.modules())
+        ]
+        if len(found) != 1:
+            raise IncompatibleModels(f"Layer {layer} of {type(self.model).__name__} has no single attention beside its MLP.")
+        return found[0]
+
     def _site(self, place: int, layer: nn.Module) -> Site:
         shape, linear = (self.model.config.hidden_size, _inner(self.model.config)), dict(layer.named_modules())
         found = [name for name, module in linear.items() if isinstance(module, (nn.Linear, Conv1D)) and _shape(module) == shape]

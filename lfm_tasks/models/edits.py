@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
-from lfm_tasks.models.saving import ADAPTER_WEIGHTS
+from lfm_tasks.models.saving import ADAPTER_WEIGHTS, save_lora
 
 DESCRIPTION = "edits.json"
 FORMAT = 1
@@ -111,3 +111,28 @@ def apply_edits(model: nn.Module, rounds: Iterable[Round], where: str = "The edi
         for name, total in totals.items():
             weights[name].copy_(total)
     return model
+
+
+def save_as_lora(rounds: Iterable[Round], directory: Path, *, method: str, base_sha256: str) -> None:
+    """The sum of all changes as a LoRA adapter that peft opens: B = the left factors side by side, A = the right ones', scale 1."""
+    from peft import LoraConfig
+
+    changes: dict[str, list[LowRank]] = {}
+    for change in [change for one in rounds for change in one.changes]:
+        changes.setdefault(change.name.removesuffix(".weight"), []).append(change)
+    tensors, ranks = {}, {}
+    for module, several in changes.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.cat([change.right for change in several], 1).T
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.cat([change.left for change in several], 1)
+        ranks[module] = tensors[f"base_model.model.{module}.lora_B.weight"].shape[1]
+    largest = max(ranks.values(), default=1)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=sorted(ranks),
+        r=largest,
+        lora_alpha=largest,
+        rank_pattern=ranks,
+        alpha_pattern=ranks,
+        fan_in_fan_out=any(several[0].transposed for several in changes.values()),
+    )
+    save_lora(tensors, config, directory, method=method, base_sha256=base_sha256, task="causal_lm")

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
+from lfm_tasks.models.edits import apply_edits, is_edits, read_edits
 from lfm_tasks.models.mixtures.files import base_tensors, is_mixture, refuse_mixture
 from lfm_tasks.models.mixtures.installing import install_experts
 from lfm_tasks.models.prepared import Rows
@@ -275,6 +276,8 @@ def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
     """What the adapter holds, a head say, is no longer drawn at random."""
     if source.kind != "adapter":
         return model
+    if is_edits(source.path):
+        return apply_edits(model, read_edits(source.path), source.reference)
     tensors = load_file(source.path / ADAPTER_WEIGHTS)
     if (source.path / "adapter_config.json").is_file():
         adapted = _with_peft_adapter(model, source, tensors.keys())

@@ -29,4 +29,16 @@ CARDS = (
         preconditions="A tuned classifier or decoder, and rows of its task.",
         cost="A gradient for each row, and with estimator=true for each class but one; three or four times the model in memory.",
     ),
+    Card(
+        name="key_moments",
+        area="statistics",
+        step="statistics",
+        title="Second moments of keys",
+        config="lfm_tasks.statistics.config:KeyMomentsConfig",
+        implementation="lfm_tasks.statistics.key_moments:key_moments",
+        paper="Meng et al. 2022, Locating and Editing Factual Associations in GPT (arXiv 2202.05262)",
+        access=("weights", "activations"),
+        preconditions="A decoder, and rows of general text: ten tokens for each dimension of a key, two at the least.",
+        cost="One forward pass of each row up to the deepest layer, and a matrix [d_k, d_k] in float64 for each layer.",
+    ),
 )

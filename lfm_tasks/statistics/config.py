@@ -13,7 +13,7 @@ class StatisticsConfig(MethodChoice):
     step = "statistics"
 
     method: str = Field("gram", description="What is gathered; `lfm methods` lists them.", json_schema_extra={"section": "Method"})
-    options: dict[str, bool | int | float | str] = Field(
+    options: dict[str, bool | int | float | str | list[int]] = Field(
         {}, description='Options of the method, e.g. {"estimator": "sampled"}.', json_schema_extra={"section": "Method"}
     )
     split: Literal["train", "validation"] = Field(
@@ -37,6 +37,15 @@ class FisherInformationConfig(Config):
         "true",
         description="Squared gradients of log p of: every class by its probability (classification); labels drawn from the model; the "
         "rows' own labels; or the square of one gradient for a whole batch, as in MergeLM and FusionBench.",
+    )
+
+
+class KeyMomentsConfig(Config):
+    layers: list[int] = Field(
+        [], max_length=1000, description="Layers of the decoder, from 0, whose keys are gathered in one pass; none: the first half."
+    )
+    drop_first: bool = Field(
+        True, description="Leave out the first token of each row: attention sinks there, and its keys are unlike all others."
     )
 
 

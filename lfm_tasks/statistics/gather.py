@@ -22,6 +22,7 @@ def run(config: StatisticsConfig, inputs: Mapping[str, Input], context: StepCont
         "kind": config.method,
         "model": inputs["model"].sha256,
         "dataset": inputs["dataset"].sha256,
+        "tokenizer_sha256": subject.rows.description["tokenizer_sha256"],
         "options": config.method_config().model_dump(),
         "split": config.split,
         **counts,

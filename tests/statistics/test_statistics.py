@@ -18,6 +18,7 @@ from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.models.statistics import Statistics, read_statistics
 from lfm_tasks.statistics import gather
 from lfm_tasks.statistics.config import StatisticsConfig
+from lfm_tasks.statistics.key_moments import added
 from lfm_tasks.step import Input
 from tests.mixed import files
 from tests.toys import make_tokenizer
@@ -230,3 +231,66 @@ def test_the_held_out_rows_are_no_choice():
 def test_what_is_no_statistics_says_so(classifier):
     with pytest.raises(InvalidInput, match="rows has no statistics.json: it is no statistics"):
         read_statistics(replace(classifier["dataset"], kind="statistics"))
+
+
+def moments(inputs, work, **values) -> Statistics:
+    options = {"layers": values.pop("layers", [0, 1]), "drop_first": values.pop("drop_first", True)}
+    path = gather.run(StatisticsConfig(method="key_moments", options=options, **values), inputs, Context(work)).outputs["statistics"].path
+    return read_statistics(Input(f"moments of {work.name}", "statistics", "9" * 64, path))
+
+
+def dense(inputs, layer: int, first: int, rows: int = 0) -> tuple[torch.Tensor, int]:
+    """Two passes: all keys, row by row without a batch, then one product."""
+    model, keys = open_causal_lm(inputs["model"]).double(), []
+    with (
+        torch.no_grad(),
+        model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, given: keys.append(given[0][0, first:])),
+    ):
+        for ids in read_rows(inputs["dataset"].path, "train", rows).input_ids:
+            model(torch.from_numpy(ids)[None])
+    every = torch.cat(keys)
+    return every.T @ every, len(every)
+
+
+@pytest.mark.parametrize("drop_first", [True, False])
+def test_key_moments_are_those_of_all_keys_at_once(decoder, tmp_path, drop_first):
+    for batch_size in (1, 3):
+        found = moments(decoder, tmp_path / f"b{batch_size}", batch_size=batch_size, drop_first=drop_first)
+        for layer in (0, 1):
+            name = f"model.layers.{layer}.mlp.down_proj.weight"
+            expected, tokens = dense(decoder, layer, int(drop_first))
+            assert found.read(name).dtype == torch.float64
+            torch.testing.assert_close(found.read(name), expected, atol=1e-9, rtol=1e-4)
+            assert found.tensors[name] == {"stored_as": name, "input_axis": 1, "tokens": tokens, "layer": layer}
+
+
+def test_many_layers_in_one_pass_are_single_passes_and_the_rest_is_not_run(decoder, tmp_path, monkeypatch):
+    both = moments(decoder, tmp_path / "both")
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    entered, forward = [], LlamaDecoderLayer.forward
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda self, *args, **kw: (entered.append(self), forward(self, *args, **kw))[1])
+    one = moments(decoder, tmp_path / "one", layers=[0])
+    assert len(set(map(id, entered))) == 1
+    assert torch.equal(one.read("model.layers.0.mlp.down_proj.weight"), both.read("model.layers.0.mlp.down_proj.weight"))
+
+
+def test_key_moments_of_parts_add_up(decoder, tmp_path):
+    whole = moments(decoder, tmp_path / "whole")
+    first = moments(decoder, tmp_path / "first", max_rows=1)
+    second = moments(_without_the_first(decoder, tmp_path / "rest", 1, 4), tmp_path / "second")
+    sums, description = added([first, second])
+    for name, total in sums.items():
+        torch.testing.assert_close(total, whole.read(name), atol=1e-12, rtol=1e-6)
+    assert description["tensors"] == whole.tensors
+    assert (description["rows"], description["tokens"]) == (whole.description["rows"], whole.description["tokens"])
+    with pytest.raises(IncompatibleModels, match="moments of other has options.*Gather the parts of one data set"):
+        added([first, moments(decoder, tmp_path / "other", drop_first=False)])
+
+
+def test_few_tokens_for_keys_are_a_warning(decoder, tmp_path):
+    context = Context(tmp_path / "work")
+    gather.run(StatisticsConfig(method="key_moments"), decoder, context)
+    assert any("keys of width 64: fewer than ten a dimension" in line for line in context.lines)
+    with pytest.raises(ConfigError, match="layer 7: the model has the layers 0 to 1"):
+        moments(decoder, tmp_path / "deep", layers=[7])

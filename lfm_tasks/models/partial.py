@@ -1,0 +1,109 @@
+"""A decoder's forward pass in parts: no farther than what is looked at, or on from a layer whose input is known.
+
+Rows are padded on the right and given without a mask: under causal attention no token sees the padding behind it. Every hook is gone
+when a function or a block here is left, by an exception too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lfm_tasks.models.decoder import Decoder
+
+
+class Enough(Exception):
+    """Raised by a hook: the pass has shown what it was run for."""
+
+
+@contextmanager
+def watched(inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> Iterator[list[Tensor]]:
+    """Inside the block a pass fills the list, first with what ``inputs`` are given, then with what ``outputs`` give, and raises
+    :class:`Enough` as soon as it has all of them; :func:`until_seen` runs such a pass."""
+    wanted = len(inputs) + len(outputs)
+    seen: dict[int, Tensor] = {}
+    listed: list[Tensor] = []
+
+    def see(place: int, tensor: Tensor) -> None:
+        seen[place] = tensor
+        if len(seen) == wanted:
+            listed[:] = [seen[place] for place in range(wanted)]
+            seen.clear()
+            raise Enough
+
+    def see_input(place: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        see(place, args[0] if args else kwargs["hidden_states"])
+
+    def see_output(place: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        see(place, first(output))
+
+    with ExitStack() as hooks:
+        for place, module in enumerate(inputs):
+            hooks.enter_context(module.register_forward_pre_hook(partial(see_input, place), with_kwargs=True))
+        for place, module in enumerate(outputs, start=len(inputs)):
+            hooks.enter_context(module.register_forward_hook(partial(see_output, place)))
+        yield listed
+
+
+def until_seen(decoder: Decoder, input_ids: Tensor, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> list[Tensor]:
+    """What ``inputs`` are given and ``outputs`` give, [rows, length, width] each; without gradients, nothing behind the last is run."""
+    with torch.no_grad(), watched(inputs, outputs) as seen:
+        run(decoder, input_ids)
+    return seen
+
+
+def run(decoder: Decoder, input_ids: Tensor) -> None:
+    """A pass inside :func:`watched`."""
+    try:
+        decoder.model(input_ids=input_ids.to(decoder.model.device), use_cache=False)
+    except Enough:
+        return
+
+
+@contextmanager
+def starting_at(decoder: Decoder, layer: int, hidden: Tensor) -> Iterator[None]:
+    """Inside the block the model takes ``hidden`` [rows, length, d] for the input of ``layer``, whatever ids it is given; the layers
+    below are not run. Masks, positions, the last norm and the head are the model's own code."""
+
+    def given(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})
+
+    with ExitStack() as undo:
+        for below in decoder.layers[:layer]:
+            below.forward = _pass_on
+            undo.callback(delattr, below, "forward")
+        undo.enter_context(decoder.layers[layer].register_forward_pre_hook(given, with_kwargs=True))
+        yield
+
+
+@contextmanager
+def shifted(module: nn.Module, places: Tensor, shift: Tensor) -> Iterator[list[Tensor]]:
+    """Inside the block ``module`` gives ``shift`` [rows, d] more at each row's place [rows]; differentiable by it.
+
+    The list holds what the module itself gave there in the last pass, [rows, d].
+    """
+    seen: list[Tensor] = []
+
+    def add(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        tensor = first(output)
+        rows = torch.arange(len(places), device=tensor.device)
+        seen[:] = [tensor[rows, places].detach()]
+        moved = tensor.index_put((rows, places), shift.to(tensor.dtype), accumulate=True)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    with module.register_forward_hook(add):
+        yield seen
+
+
+def first(output: Any) -> Tensor:
+    """Attention gives a tuple, whose first member is the hidden states; MLPs and layers give those alone."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return hidden_states

@@ -1,0 +1,85 @@
+"""Every card of the step edit, on a toy decoder: the same laws for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lfm_tasks.catalogue import METHODS, methods_of
+from lfm_tasks.editing.config import EditConfig
+from lfm_tasks.errors import ConfigError
+from lfm_tasks.facts.record import Fact
+from tests.located import FACTS, edit, editing_of, key_moments, make, same, state, with_edit
+
+NAMES = [card.name for card in methods_of("edit")]
+CHEAP = {"steps": 8, "prefixes": 1}
+methods = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("toy"), "llama")
+
+
+@pytest.fixture
+def editing(directory, tmp_path):
+    editing = editing_of(directory, tmp_path / "work")
+    return replace(editing, statistics=key_moments(tmp_path / "moments", editing.decoder))
+
+
+def cheap(name: str) -> dict:
+    return {key: value for key, value in CHEAP.items() if key in METHODS[name].config_class.model_fields}
+
+
+@methods
+def test_the_model_is_borrowed_and_the_same_comes_out_again(name, editing):
+    before = state(editing.model)
+    first, again = (edit(name, editing, **cheap(name)) for _ in range(2))
+    assert same(editing.model, before)
+    assert first.changes or first.state
+    for one, other in zip(first.changes, again.changes, strict=True):
+        assert torch.equal(one.left, other.left) and torch.equal(one.right, other.right)
+    assert first.state.keys() == again.state.keys() and all(torch.equal(first.state[key], again.state[key]) for key in first.state)
+
+
+@methods
+def test_a_change_is_low_rank_and_of_weights_that_the_model_has(name, editing):
+    weights = dict(editing.model.named_parameters())
+    for change in edit(name, editing, **cheap(name)).changes:
+        assert change.stored.shape == weights[change.name].shape and change.left.dtype == torch.float32
+        assert bool(change.stored.isfinite().all())
+
+
+@methods
+def test_each_fact_has_its_figures(name, editing):
+    facts = FACTS[: METHODS[name].function.most]
+    made = edit(name, editing, facts, **cheap(name))
+    assert len(made.facts) == len(facts)
+    assert all(isinstance(value, float) for one in (*made.facts, made.figures) for value in one.values())
+
+
+@methods
+def test_the_target_becomes_likelier(name, editing):
+    """One fact whose prompt ends with its subject, so that what is written there is read at once."""
+    fact = Fact("day", "Monday", "On {}", "film")
+    tokens, prompt = (editing.tokenizer(text)["input_ids"] for text in (f"{fact.text} {fact.target_new}", fact.text))
+
+    def nll():
+        with torch.no_grad():
+            log_p = editing.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        return -sum(float(log_p[place - 1, tokens[place]]) for place in range(len(prompt), len(tokens))) / (len(tokens) - len(prompt))
+
+    before = nll()
+    with_edit(editing, edit(name, editing, [fact]))
+    assert nll() < before - 0.5
+
+
+@methods
+def test_the_card_says_what_it_is(name):
+    card = METHODS[name]
+    assert card.area == "editing" and card.title and card.preconditions and card.cost and "arXiv" in card.paper
+    assert type(EditConfig(method=name).method_config()) is card.config_class
+    with pytest.raises(ConfigError, match=f"options of {name}: Unknown option 'nonsense'"):
+        EditConfig(method=name, options={"nonsense": 1})
