@@ -6,11 +6,15 @@ from typing import Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
+from lfm_tasks.catalogue import METHODS
 from lfm_tasks.operators.base import StepOperator
 from lfm_tasks.proposals import remember
 from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.settings import settings
+
+KEY_MOMENTS = "key_moments"
 
 
 class PrepareOperator(StepOperator):
@@ -39,6 +43,14 @@ class ImportFactsOperator(StepOperator):
     step = "import_facts"
 
 
+class PrepareCorpusOperator(PrepareOperator):
+    """Text for statistics of a decoder, all of it in the train split."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        fixed = {"task": "text", "validation_fraction": 0.0, "test_fraction": 0.0, "max_length": 256}
+        super().__init__(prefix="corpus", config=fixed, **kwargs)
+
+
 class TuneOperator(StepOperator):
     """Adapt a model to a prepared data set."""
 
@@ -49,6 +61,25 @@ class StatisticsOperator(StepOperator):
     """Gram matrices or Fisher information of a model on its data, once for all merges."""
 
     step = "statistics"
+
+
+class KeyMomentsOperator(StatisticsOperator):
+    """Second moments of the keys of a decoder's layers; skipped where the Param ``edit_method`` needs none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(prefix="statistics", config={"method": KEY_MOMENTS, "split": "train"}, **kwargs)
+
+    def job(self, context: Context) -> Job:
+        method = context["params"]["edit_method"]
+        if METHODS[method].needs != KEY_MOMENTS:
+            raise AirflowSkipException(f"{method} needs no second moments of keys.")
+        return super().job(context)
+
+
+class EditOperator(StepOperator):
+    """Facts into a model, round by round."""
+
+    step = "edit"
 
 
 class MergeOperator(StepOperator):

@@ -15,6 +15,14 @@ class EvaluateEditsConfig(Config):
         description="Measure all that is asked about the facts; or give back the facts whose present answer (target_true) the model gives.",
         json_schema_extra={"section": "Evaluation", "labels": {"evaluate": "Measure", "known": "Find the facts that the model knows"}},
     )
+    unknown: Literal["leave_out", "keep", "refuse"] = Field(
+        "leave_out",
+        description="What becomes of facts whose present answer the model does not give, where the known ones are asked for.",
+        json_schema_extra={
+            "section": "Evaluation",
+            "labels": {"leave_out": "Leave them out", "keep": "Hand them on with the others", "refuse": "Fail"},
+        },
+    )
     max_facts: int = Field(
         0,
         ge=0,

@@ -68,24 +68,38 @@ def run(config: EvaluateEditsConfig, inputs: Mapping[str, Input], context: StepC
 
 
 def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input, context: StepContext) -> Outcome:
-    """The facts whose ``target_true`` the model says by itself. Raises :class:`DataError` where there is none."""
+    """The facts whose ``target_true`` the model says by itself, and what ``unknown`` says of the others.
+
+    Raises :class:`DataError` where none is left, and for an unknown fact that is refused.
+    """
     asked = [fact for fact in facts if fact.target_true is not None]
-    if not asked:
+    if not asked and config.unknown != "keep":
         raise DataError(f"None of the {len(facts):,} facts has a target_true, so none can be known. Add the present answers.")
-    subject, counter = open_subject(model), Counter(context, len(asked))
-    room = config.max_new_tokens or answer_room(subject, ((fact.text, fact.target_true or "") for fact in asked))
-    said = free_running(subject, (fact.text for fact in asked), room, config.batch_tokens, counter)
+    said: Mapping[str, str] = {}
+    if asked:
+        subject, counter = open_subject(model), Counter(context, len(asked))
+        room = config.max_new_tokens or answer_room(subject, ((fact.text, fact.target_true or "") for fact in asked))
+        said = free_running(subject, (fact.text for fact in asked), room, config.batch_tokens, counter)
     known = [fact for fact in asked if begins_with(said[fact.text], fact.target_true or "")]
-    if not known:
-        raise DataError(
-            f"The model says the present answer to none of the {len(asked):,} facts; to {asked[0].text!r} it says "
-            f"{answer_of(said[asked[0].text])!r}, not {asked[0].target_true!r}. Take other facts or other prompts."
-        )
+    if len(known) < len(facts) and (config.unknown == "refuse" or not known and config.unknown == "leave_out"):
+        raise DataError(_not_known(facts, known, said))
+    left = (known if config.unknown == "leave_out" else facts)[: config.max_facts or None]
     directory = context.workdir / "known"
-    write_facts(known[: config.max_facts or None], directory)
-    counts = {"asked": len(asked), "known": len(known), "kept": min(len(known), config.max_facts or len(known))}
+    write_facts(left, directory)
+    counts = {"asked": len(asked), "known": len(known), "kept": len(left)}
     (directory / "known.json").write_text(json.dumps(counts, sort_keys=True) + "\n")
     return Outcome({"known": Output("dataset", directory)}, {f"facts/{name}": float(count) for name, count in counts.items()}, counts)
+
+
+def _not_known(facts: Sequence[Fact], known: Sequence[Fact], said: Mapping[str, str]) -> str:
+    first = next(fact for fact in facts if fact not in known)
+    count = f"The model does not give the present answer to {len(facts) - len(known):,} of the {len(facts):,} facts"
+    if first.target_true is None:
+        return f"{count}; {first.id} has no target_true. Add it, or set unknown to keep."
+    return (
+        f"{count}; to {first.text!r} it says {answer_of(said[first.text])!r}, not {first.target_true!r}. Take other facts or other "
+        "prompts, or set unknown to keep."
+    )
 
 
 def ask_base(
