@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
@@ -64,7 +65,7 @@ class StatisticsOperator(StepOperator):
 
 
 class KeyMomentsOperator(StatisticsOperator):
-    """Second moments of the keys of a decoder's layers; skipped where the Param ``edit_method`` needs none."""
+    """Second moments of the keys of the layers that are to be edited, or of the first half; skipped where the method needs none."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(prefix="statistics", config={"method": KEY_MOMENTS, "split": "train"}, **kwargs)
@@ -74,6 +75,13 @@ class KeyMomentsOperator(StatisticsOperator):
         if METHODS[method].needs != KEY_MOMENTS:
             raise AirflowSkipException(f"{method} needs no second moments of keys.")
         return super().job(context)
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        params = context["params"]
+        options = METHODS[params["edit_method"]].config_class.model_fields
+        layers = (params["edit_layers"] or []) if "layers" in options else [params["edit_layer"]] if "layer" in options else []
+        layers = [layer for layer in layers if layer is not None and layer >= 0]
+        return {**self.config, "layers": layers} if layers else self.config
 
 
 class EditOperator(StepOperator):

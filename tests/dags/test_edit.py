@@ -1,0 +1,70 @@
+"""The DAG lfm_edit through Airflow: facts typed in, a toy decoder, statistics, edit, evaluation, gate and promotion."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lfm_tasks.artifacts.store import Store
+from lfm_tasks.settings import settings
+from lfm_tasks.tracking.lineage import Graph
+from tests.dags.conftest import of_task
+from tests.toys import make_llama
+
+FACTS = [
+    {
+        "subject": subject,
+        "prompt": "The minister told {} that the film",
+        "target_new": new,
+        "paraphrases": [f"In May the film told {subject}"],
+    }
+    for subject, new in (("parliament", "goal"), ("the striker", "bank"), ("the director", "dog"))
+]
+
+
+@pytest.fixture
+def conf(tmp_path):
+    make_llama(tmp_path / "model", layers=3)
+    rows = [{"text": f"number {i} about the market of day {i * 7 % 31}, and the film won three awards in May."} for i in range(80)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return {
+        "model": f"file://{tmp_path}/model",
+        "facts": None,
+        "import_facts_facts": FACTS,
+        "corpus": f"file://{tmp_path}/rows.jsonl",
+        "general": f"file://{tmp_path}/rows.jsonl",
+        "evaluate_edits_unknown": "keep",
+        "evaluate_edits_fluency_facts": 1,
+        "edit_round_size": 2,
+        "edit_layers": [0, 1],
+        "edit_steps": 3,
+        "gate_must_not_regress": [],
+        "promote_model_name": "edited-toy",
+        "promote_approval": "never",
+    }
+
+
+@pytest.mark.slow
+def test_facts_typed_in_are_written_measured_and_judged(run_dag, conf):
+    state, states, records = run_dag("lfm_edit", conf)
+    assert state == "success", states
+    edit = of_task(records, "edit")
+    assert edit["metrics"]["facts_edited"] == 3 and edit["metrics"]["rounds"] == 2
+    asked = {"efficacy.free_running/prefix_match", "efficacy.teacher_forced_tokens/token_accuracy", "general/perplexity"}
+    for task in ("evaluate_base", "evaluate_challenger"):
+        assert asked <= of_task(records, task)["metrics"].keys()
+    assert of_task(records, "evaluate_champion")["cache"]["hit"], "the champion is the base at first"
+
+    store = Store.open(settings().store)
+    graph = Graph.of(store)
+    model = edit["outputs"]["model"]["sha256"]
+    statistics = of_task(records, "statistics")["outputs"]["statistics"]["sha256"]
+    facts = of_task(records, "known")["outputs"]["known"]["sha256"]
+    assert {statistics, facts} < graph.ancestors(model)
+    place = store.backend.local_path(f"artifacts/model/{model}")
+    base = store.backend.local_path(f"artifacts/model/{edit['inputs']['model']['sha256']}")
+    weights, old = load_file(place / "model.safetensors"), load_file(base / "model.safetensors")
+    assert {name.split(".")[-2] for name in weights if not torch.equal(weights[name], old[name])} == {"down_proj"}
