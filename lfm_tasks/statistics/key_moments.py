@@ -5,13 +5,12 @@ Sums and counts are kept apart, so that statistics of parts of the rows add up t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lfm_tasks.models.decoder import Decoder, Site
+from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.partial import run, watched
+from lfm_tasks.models.resuming import kept
 from lfm_tasks.statistics.config import KeyMomentsConfig
 from lfm_tasks.statistics.subject import Gathered, Subject
 
@@ -20,26 +19,29 @@ def key_moments(subject: Subject, options: KeyMomentsConfig) -> Gathered:
     """sum k k^T [d_k, d_k] in float64, of every candidate layer in one pass that ends at the deepest."""
     decoder = Decoder(subject.model)
     sites = [decoder.site(layer) for layer in options.layers or range((len(decoder.layers) + 1) // 2)]
-    first, tokens, seen = int(options.drop_first), 0, 0
-    sums: dict[str, Tensor] = {}
+    first, sums = int(options.drop_first), kept(subject.context)
+    seen, tokens = (int(sums.pop(name, 0)) for name in ("seen", "tokens"))
+    if seen:
+        subject.context.log(f"Resumed: {seen} of {len(subject.rows)} rows were seen before.")
     with torch.no_grad(), watched(inputs=[site.module for site in sites]) as given:
-        for batch in subject.batches():
+        for batch in subject.batches(seen):
             run(decoder, batch["input_ids"])
             for site, keys in zip(sites, given, strict=True):
                 _add(sums, site.name, keys[:, first:].flatten(0, 1))
             tokens += batch["input_ids"][:, first:].numel()
             seen += len(batch["input_ids"])
-            subject.context.report(seen, len(subject.rows))
+            counts = {"seen": torch.tensor(seen), "tokens": torch.tensor(tokens)}
+            subject.report(seen, lambda counts=counts: counts | sums)
     width = max(len(one) for one in sums.values())
     if tokens < 10 * width:
         subject.context.log(
             f"{tokens:,} tokens for keys of width {width:,}: fewer than ten a dimension. Raise max_rows, or give more text."
         )
-    return Gathered(sums, {site.name: described(site, tokens) for site in sites})
-
-
-def described(site: Site, tokens: int) -> dict[str, Any]:
-    return {"stored_as": site.name, "input_axis": 0 if site.transposed else 1, "tokens": tokens, "layer": site.layer}
+    found = {
+        site.name: {"stored_as": site.name, "input_axis": 0 if site.transposed else 1, "tokens": tokens, "layer": site.layer}
+        for site in sites
+    }
+    return Gathered(sums, found)
 
 
 def _add(sums: dict[str, Tensor], name: str, keys: Tensor) -> None:

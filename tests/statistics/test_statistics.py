@@ -290,6 +290,21 @@ def test_key_moments_of_parts_add_up(decoder, tmp_path):
         added([first, moments(decoder, tmp_path / "other", drop_first=False)])
 
 
+def test_key_moments_stopped_and_resumed_are_those_never_stopped(decoder, tmp_path):
+    class Stopping(Context):
+        def report(self, done, total, metrics=None):
+            if done >= 2:
+                raise AttemptKilled("Stopped on request.")
+
+    config, whole = StatisticsConfig(method="key_moments", batch_size=1), moments(decoder, tmp_path / "whole", layers=[], batch_size=1)
+    with pytest.raises(AttemptKilled, match="of 4 rows are kept"):
+        gather.run(config, decoder, Stopping(tmp_path / "again"))
+    context = Context(tmp_path / "again")
+    resumed = gather.run(config, decoder, context).outputs["statistics"].path
+    assert any(line.startswith("Resumed: 2 of 4") for line in context.lines)
+    assert files(whole.path) == files(resumed)
+
+
 def test_means_and_shards_that_are_none_are_refused(decoder, tmp_path):
     gram = gathered(decoder, tmp_path / "gram")
     with pytest.raises(ConfigError, match="statistics is of the kind gram, a mean. Sums can be added: key_moments"):
