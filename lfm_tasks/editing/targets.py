@@ -1,7 +1,7 @@
 """What the edited layer should say at a subject's last token so that the target follows (Meng et al. 2022, section 3.2).
 
-A shift of a module's output there is found by Adam, for many facts at once: their rows share passes, nothing else. The layers below are
-run once, the head where a logit is read, and a fact that is done leaves the batch.
+A shift of a module's output there is found by Adam, for many facts at once: their rows share passes, nothing else. The layers below and
+the tokens before the subject's last are run once, the head where a logit is read, and a fact that is done leaves the batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from lfm_tasks.editing.methods.config import TargetOptions
 from lfm_tasks.errors import NonFiniteLoss
 from lfm_tasks.facts.locate import encode
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.attention import logits_at
-from lfm_tasks.models.partial import shifted, starting_at, until_seen
+from lfm_tasks.models.partial import Endings, shifted
 
 PASS_TOKENS = 1536
 """Tokens of the rows that are optimised together: activations that fit beside a model of 100 M parameters on a small machine."""
@@ -61,6 +60,12 @@ class FactRows:
     """[rows, length]: the token that shall follow; -1 where none is asked, and in rows of the KL term."""
     bare: Tensor
     """[rows]: True for a fact's bare prompt."""
+
+    def endings(self, endings: Endings) -> FactRows:
+        """From the subjects' last tokens on."""
+        inside = endings.inside.cpu()
+        asked, wanted = endings.of(self.asked) & inside, endings.of(self.wanted).where(inside, -1)
+        return replace(self, input_ids=endings.input_ids.cpu(), asked=asked, wanted=wanted, subject=torch.zeros_like(self.subject))
 
     def of(self, facts: Tensor) -> tuple[FactRows, Tensor]:
         """The rows of ``facts``, numbered anew, and which rows these are."""
@@ -120,12 +125,12 @@ class Search:
     """log p of the KL rows without a shift, [facts, vocabulary]."""
 
     def __post_init__(self) -> None:
-        decoder = self.editing.decoder
-        self.hidden = until_seen(decoder, self.rows.input_ids, inputs=[decoder.layers[self.layer]])[0]
-        width = self.hidden.shape[-1]
-        self.device = self.hidden.device
-        shape = (int(self.rows.fact.max()) + 1, len(self.modules), width)
-        self.clean = torch.zeros(shape, device=self.device, dtype=self.hidden.dtype)
+        full = self.rows
+        self.endings = Endings(self.editing.decoder, self.layer, full.input_ids, full.subject)
+        self.rows = full.endings(self.endings)
+        self.device = self.endings.hidden.device
+        shape = (int(full.fact.max()) + 1, len(self.modules), self.endings.hidden.shape[-1])
+        self.clean = self.endings.hidden.new_zeros(shape)
         with torch.no_grad():
             log_p = self.log_p(self.rows, slice(None), torch.zeros_like(self.clean), keep=True)
         self.before = log_p[~self._of_targets(self.rows)]
@@ -170,15 +175,11 @@ class Search:
 
     def log_p(self, rows: FactRows, kept: Tensor | slice, shift: Tensor, keep: bool = False) -> Tensor:
         """[asked, vocabulary] in row-major order. ``keep``: what the modules give in the bare prompts is kept as ``clean``."""
-        decoder, ids = self.editing.decoder, rows.input_ids.to(self.device)
+        subject = torch.zeros(len(rows.fact), dtype=torch.long, device=self.device)
         with ExitStack() as around:
-            around.enter_context(starting_at(decoder, self.layer, self.hidden[kept]))
-            seen = [
-                around.enter_context(shifted(module, rows.subject.to(self.device), shift[rows.fact, place]))
-                for place, module in enumerate(self.modules)
-            ]
-            around.enter_context(logits_at(decoder.model, rows.asked.to(self.device)))
-            logits = decoder.model(input_ids=ids, use_cache=False).logits[0]
+            shifts = [shifted(module, subject, shift[rows.fact, place]) for place, module in enumerate(self.modules)]
+            seen = [around.enter_context(one) for one in shifts]
+            logits = self.endings.logits(kept, rows.asked.to(self.device))
         if keep:
             self.clean = torch.stack([one[0][rows.bare.to(self.device)] for one in seen], 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
