@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.methods.config import TargetOptions
-from lfm_tasks.errors import NonFiniteLoss
+from lfm_tasks.errors import AttemptKilled, NonFiniteLoss
 from lfm_tasks.facts.locate import encode
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.partial import Endings, shifted
@@ -99,14 +99,14 @@ def find_targets(
 ) -> Targets:
     """``modules`` of ``layer`` are shifted together, each by a delta of its own; what is handed back is that of the last one.
 
-    Raises :class:`NonFiniteLoss`.
+    Raises :class:`NonFiniteLoss`, and :class:`AttemptKilled` once a stop was asked for.
     """
-    found, done = [], 0
+    found = []
     for chunk in _chunks(editing, facts, contexts):
+        if editing.context.stop_requested():
+            raise AttemptKilled("Stopped on request in the middle of a round; the rounds before it are kept.")
         search = Search(editing, fact_rows(editing, chunk, contexts), layer, tuple(modules), options)
         found.append(search.run(chunk))
-        done += len(chunk)
-        editing.context.report(done, len(facts))
     return Targets(*(torch.cat([getattr(one, name) for one in found]) for name in ("shift", "clean", "nll", "steps")))
 
 
@@ -167,7 +167,7 @@ class Search:
         chosen = log_p[target].gather(1, wanted[:, None])[:, 0]
         by_row = _means(-chosen, row[target], len(rows.fact))
         answers = (rows.wanted >= 0).any(1)
-        nll = _means(by_row[answers.to(self.device)], rows.fact[answers], len(active))
+        nll = _means(by_row[answers], rows.fact[answers], len(active))
         after = log_p[~target]
         kl = (after.exp() * (after - self.before[active])).sum(-1)
         decay = (_norm(shift) / self.clean[active].square().sum(-1)).sum(-1)
@@ -181,7 +181,7 @@ class Search:
             seen = [around.enter_context(one) for one in shifts]
             logits = self.endings.logits(kept, rows.asked.to(self.device))
         if keep:
-            self.clean = torch.stack([one[0][rows.bare.to(self.device)] for one in seen], 1)
+            self.clean = torch.stack([one[0][rows.bare] for one in seen], 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     def clamped(self, delta: Tensor, clean: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class Search:
 
     def _of_targets(self, rows: FactRows) -> Tensor:
         """[asked]: True for a target's token, False for a KL row's."""
-        return (rows.wanted[rows.asked] >= 0).to(self.device)
+        return rows.wanted[rows.asked] >= 0
 
 
 def _norm(tensor: Tensor) -> Tensor:

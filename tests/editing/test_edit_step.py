@@ -106,6 +106,14 @@ def test_a_killed_run_goes_on_after_its_last_round_with_the_same_bytes(inputs, t
     assert not any(line.startswith("Resumed") for line in other.lines)
 
 
+def test_a_stop_is_heard_inside_a_round(inputs, tmp_path):
+    with pytest.raises(AttemptKilled, match="in the middle of a round; the rounds before it are kept"):
+        edit.run(config(), inputs, Context(tmp_path / "again", stop_at=2))
+    context = Context(tmp_path / "again")
+    edit.run(config(), inputs, context)
+    assert "Resumed after round 1 of 3." in context.lines
+
+
 class _Killed(Context):
     def __init__(self, workdir, after):
         super().__init__(workdir)
