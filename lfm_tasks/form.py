@@ -110,18 +110,18 @@ def _text(value: Any, default: Any) -> Any:
 
 def _option_fields(step: Step) -> dict[str, dict[str, Any]]:
     """Every option of every method of the step, empty by default, saying which methods take it."""
-    takers: dict[str, list[str]] = {}
+    takers: dict[str, dict[str, list[str]]] = {}
     fields: dict[str, dict[str, Any]] = {}
     for card in step.config_class.methods():
         for name, schema in _config_fields(card.config_class, f"{step.title}: method options").items():
-            takers.setdefault(name, []).append(card.name)
+            takers.setdefault(name, {}).setdefault(repr(schema.get("default")), []).append(card.name)
             fields.setdefault(name, schema)
     for name, schema in fields.items():
-        default = schema.get("default")
         types = schema.get("type", "string")
         schema["type"] = sorted({"null", *([types] if isinstance(types, str) else types)})
         if "enum" in schema and None not in schema["enum"]:
             schema["enum"] = [*schema["enum"], None]
         schema["default"] = None
-        schema["description"] = f"{schema['description']} For {', '.join(takers[name])}; empty means {default!r}."
+        means = (f"For {', '.join(methods)}; empty means {default}." for default, methods in takers[name].items())
+        schema["description"] = f"{schema['description']} {' '.join(means)}"
     return fields

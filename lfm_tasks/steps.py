@@ -62,6 +62,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="add_statistics",
+        title="Add statistics",
+        config="lfm_tasks.statistics.config:AddStatisticsConfig",
+        run="lfm_tasks.statistics.adding:run",
+        inputs={"statistics": InputSpec(("statistics",), "Sums over parts of the rows (shards), of one model and data set.", many=True)},
+        outputs={"statistics": "statistics"},
+        code=("lfm_tasks.statistics", "lfm_tasks.models"),
+    )
+)
+STEPS.add(
+    Step(
         name="merge",
         title="Merge",
         config="lfm_tasks.reuse.config:MergeConfig",

@@ -24,6 +24,11 @@ class EditConfig(MethodChoice):
         json_schema_extra={"section": "Rounds", "unit": "facts"},
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn at random.", json_schema_extra={"section": "Rounds"})
+    prune: bool = Field(
+        False,
+        description="After the last round, cap the singular values of all changes together at those of the unedited weights (PRUNE).",
+        json_schema_extra={"section": "Rounds"},
+    )
     save_merged: bool = Field(
         False, description="Also save the model with the edits in its weights.", json_schema_extra={"section": "Result"}
     )

@@ -16,6 +16,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import canonical_json
 from lfm_tasks.editing.config import EditConfig
 from lfm_tasks.editing.method import Editing, EditMethod
+from lfm_tasks.editing.pruning import pruned
 from lfm_tasks.editing.rounds import Rounds, plan_rounds, read_state, write_state
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.facts.reading import read_facts
@@ -34,6 +35,8 @@ def run(config: EditConfig, inputs: Mapping[str, Input], context: StepContext) -
     began = time.process_time()
     rounds = prepare(config, inputs, context)
     rounds.run()
+    if config.prune:
+        rounds.add(pruned(rounds.editing.decoder, [*rounds.before, *rounds.new]))
     outputs = save(rounds, config, inputs["model"], context.workdir)
     return Outcome(
         outputs=outputs,

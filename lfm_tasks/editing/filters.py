@@ -16,11 +16,13 @@ def rect(change: Tensor, weight: Tensor, keep: float) -> Tensor:
 
 
 def prune(left: Tensor, right: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Factors of the sum of all changes, D = left @ right^T, whose singular values s above ``largest``, that of the unedited weight,
-    become ``largest`` + log s - log ``largest`` (Ma et al. 2024, PRUNE, arXiv 2405.16821)."""
+    """What to add to the sum of all changes, D = left @ right^T, so that its singular values s above ``largest``, that of the unedited
+    weight, become ``largest`` + log s - log ``largest`` (Ma et al. 2024, PRUNE, arXiv 2405.16821). Factors; of no columns where none is.
+    """
     u, s, v = low_rank_svd(left, right)
-    capped = torch.where(s > largest, largest + s.clamp(min=largest).log() - torch.as_tensor(largest, dtype=s.dtype).log(), s)
-    return u * capped, v
+    over = s > largest
+    capped = largest + (s[over] / largest).log()
+    return u[:, over] * (capped - s[over]), v[:, over]
 
 
 def low_rank_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,7 @@ class SubjectRows:
             last = torch.tensor([len(self.rows[place]) - 1 for place in chunk])
             ids = pad_sequence([self.rows[place] for place in chunk], batch_first=True)
             for kept, states in zip(found, until_seen(editing.decoder, ids, inputs, outputs), strict=True):
-                kept.append(states[torch.arange(len(chunk)), last.to(states.device)].cpu())
+                kept.append(states[torch.arange(len(chunk)), last].cpu())
         back = torch.tensor(order).argsort()
         return [torch.cat(kept)[back].unflatten(0, (-1, self.contexts)) for kept in found]
 

@@ -69,6 +69,12 @@ class Rounds:
             self.editing.context.checkpoints.save(self.finished, self._write)
             self.editing.context.report(self.finished, len(self.plan))
 
+    def add(self, written: Round) -> None:
+        """A round that no method made, where it changes anything."""
+        if written.changes:
+            apply_edits(self.editing.model, [written])
+            self.new.append(written)
+
     def _round(self, facts: Sequence[Fact]) -> None:
         editing = Editing(**vars(self.editing) | {"state": self.state})
         edit = self.method.edit(editing, facts, self.options)

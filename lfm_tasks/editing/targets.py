@@ -1,7 +1,7 @@
 """What the edited layer should say at a subject's last token so that the target follows (Meng et al. 2022, section 3.2).
 
-A shift of a module's output there is found by Adam, for many facts at once: their rows share passes, nothing else. The layers below are
-run once, the head where a logit is read, and a fact that is done leaves the batch.
+A shift of a module's output there is found by Adam, for many facts at once: their rows share passes, nothing else. The layers below and
+the tokens before the subject's last are run once, the head where a logit is read, and a fact that is done leaves the batch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.methods.config import TargetOptions
-from lfm_tasks.errors import NonFiniteLoss
+from lfm_tasks.errors import AttemptKilled, NonFiniteLoss
 from lfm_tasks.facts.locate import encode
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.attention import logits_at
-from lfm_tasks.models.partial import shifted, starting_at, until_seen
+from lfm_tasks.models.partial import Endings, shifted
 
 PASS_TOKENS = 1536
 """Tokens of the rows that are optimised together: activations that fit beside a model of 100 M parameters on a small machine."""
@@ -62,6 +61,12 @@ class FactRows:
     bare: Tensor
     """[rows]: True for a fact's bare prompt."""
 
+    def endings(self, endings: Endings) -> FactRows:
+        """From the subjects' last tokens on."""
+        inside = endings.inside.cpu()
+        asked, wanted = endings.of(self.asked) & inside, endings.of(self.wanted).where(inside, -1)
+        return replace(self, input_ids=endings.input_ids.cpu(), asked=asked, wanted=wanted, subject=torch.zeros_like(self.subject))
+
     def of(self, facts: Tensor) -> tuple[FactRows, Tensor]:
         """The rows of ``facts``, numbered anew, and which rows these are."""
         kept = torch.isin(self.fact, facts).nonzero()[:, 0]
@@ -94,14 +99,14 @@ def find_targets(
 ) -> Targets:
     """``modules`` of ``layer`` are shifted together, each by a delta of its own; what is handed back is that of the last one.
 
-    Raises :class:`NonFiniteLoss`.
+    Raises :class:`NonFiniteLoss`, and :class:`AttemptKilled` once a stop was asked for.
     """
-    found, done = [], 0
+    found = []
     for chunk in _chunks(editing, facts, contexts):
+        if editing.context.stop_requested():
+            raise AttemptKilled("Stopped on request in the middle of a round; the rounds before it are kept.")
         search = Search(editing, fact_rows(editing, chunk, contexts), layer, tuple(modules), options)
         found.append(search.run(chunk))
-        done += len(chunk)
-        editing.context.report(done, len(facts))
     return Targets(*(torch.cat([getattr(one, name) for one in found]) for name in ("shift", "clean", "nll", "steps")))
 
 
@@ -120,12 +125,12 @@ class Search:
     """log p of the KL rows without a shift, [facts, vocabulary]."""
 
     def __post_init__(self) -> None:
-        decoder = self.editing.decoder
-        self.hidden = until_seen(decoder, self.rows.input_ids, inputs=[decoder.layers[self.layer]])[0]
-        width = self.hidden.shape[-1]
-        self.device = self.hidden.device
-        shape = (int(self.rows.fact.max()) + 1, len(self.modules), width)
-        self.clean = torch.zeros(shape, device=self.device, dtype=self.hidden.dtype)
+        full = self.rows
+        self.endings = Endings(self.editing.decoder, self.layer, full.input_ids, full.subject)
+        self.rows = full.endings(self.endings)
+        self.device = self.endings.hidden.device
+        shape = (int(full.fact.max()) + 1, len(self.modules), self.endings.hidden.shape[-1])
+        self.clean = self.endings.hidden.new_zeros(shape)
         with torch.no_grad():
             log_p = self.log_p(self.rows, slice(None), torch.zeros_like(self.clean), keep=True)
         self.before = log_p[~self._of_targets(self.rows)]
@@ -162,7 +167,7 @@ class Search:
         chosen = log_p[target].gather(1, wanted[:, None])[:, 0]
         by_row = _means(-chosen, row[target], len(rows.fact))
         answers = (rows.wanted >= 0).any(1)
-        nll = _means(by_row[answers.to(self.device)], rows.fact[answers], len(active))
+        nll = _means(by_row[answers], rows.fact[answers], len(active))
         after = log_p[~target]
         kl = (after.exp() * (after - self.before[active])).sum(-1)
         decay = (_norm(shift) / self.clean[active].square().sum(-1)).sum(-1)
@@ -170,17 +175,13 @@ class Search:
 
     def log_p(self, rows: FactRows, kept: Tensor | slice, shift: Tensor, keep: bool = False) -> Tensor:
         """[asked, vocabulary] in row-major order. ``keep``: what the modules give in the bare prompts is kept as ``clean``."""
-        decoder, ids = self.editing.decoder, rows.input_ids.to(self.device)
+        subject = torch.zeros(len(rows.fact), dtype=torch.long, device=self.device)
         with ExitStack() as around:
-            around.enter_context(starting_at(decoder, self.layer, self.hidden[kept]))
-            seen = [
-                around.enter_context(shifted(module, rows.subject.to(self.device), shift[rows.fact, place]))
-                for place, module in enumerate(self.modules)
-            ]
-            around.enter_context(logits_at(decoder.model, rows.asked.to(self.device)))
-            logits = decoder.model(input_ids=ids, use_cache=False).logits[0]
+            shifts = [shifted(module, subject, shift[rows.fact, place]) for place, module in enumerate(self.modules)]
+            seen = [around.enter_context(one) for one in shifts]
+            logits = self.endings.logits(kept, rows.asked.to(self.device))
         if keep:
-            self.clean = torch.stack([one[0][rows.bare.to(self.device)] for one in seen], 1)
+            self.clean = torch.stack([one[0][rows.bare] for one in seen], 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     def clamped(self, delta: Tensor, clean: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ class Search:
 
     def _of_targets(self, rows: FactRows) -> Tensor:
         """[asked]: True for a target's token, False for a KL row's."""
-        return (rows.wanted[rows.asked] >= 0).to(self.device)
+        return rows.wanted[rows.asked] >= 0
 
 
 def _norm(tensor: Tensor) -> Tensor:

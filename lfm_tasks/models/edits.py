@@ -106,7 +106,8 @@ def apply_edits(model: nn.Module, rounds: Iterable[Round], where: str = "The edi
         shape = list(change.stored.shape) if change.name not in totals else list(totals[change.name].shape)
         if change.name not in weights or list(weights[change.name].shape) != shape:
             raise IncompatibleModels(f"{where} change the weight '{change.name}' {shape}, which the base does not have.")
-        totals[change.name] = totals.get(change.name, weights[change.name].detach().float()) + change.stored
+        before = totals.get(change.name, weights[change.name].detach().float())
+        totals[change.name] = before + change.stored.to(before.device)
     with torch.no_grad():
         for name, total in totals.items():
             weights[name].copy_(total)

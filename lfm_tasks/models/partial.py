@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
+from lfm_tasks.models.attention import logits_at
 from lfm_tasks.models.decoder import Decoder
 
 
@@ -79,6 +81,44 @@ def starting_at(decoder: Decoder, layer: int, hidden: Tensor) -> Iterator[None]:
             undo.callback(delattr, below, "forward")
         undo.enter_context(decoder.layers[layer].register_forward_pre_hook(given, with_kwargs=True))
         yield
+
+
+class Endings:
+    """Rows from a place of their own on, in the layers from one on up. Under causal attention what stands before does not depend on what
+    is changed there: its keys and values are computed once, and a pass runs the endings alone."""
+
+    def __init__(self, decoder: Decoder, layer: int, input_ids: Tensor, first: Tensor) -> None:
+        """``first`` [rows]: the place in ``input_ids`` [rows, length] where each row's ending begins. Layers below are not run again."""
+        self.decoder, self.layer, device = decoder, layer, decoder.model.device
+        input_ids, first = input_ids.to(device), first.to(device)
+        hidden = until_seen(decoder, input_ids, inputs=[decoder.layers[layer]])[0]
+        cache, before, nowhere = DynamicCache(), int(first.max()), torch.zeros_like(input_ids, dtype=torch.bool)
+        with torch.no_grad(), starting_at(decoder, layer, hidden), logits_at(decoder.model, nowhere):
+            decoder.model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+        self.past = [(one.keys[:, :, :before], one.values[:, :, :before]) for one in cache.layers[layer:]]
+        self.places = first[:, None] + torch.arange(int((input_ids.shape[1] - first).max()), device=device)
+        self.inside = self.places < input_ids.shape[1]
+        """[rows, length of the longest ending]: False behind a row's last place."""
+        self.input_ids, self.hidden = self.of(input_ids), self.of(hidden)
+        self.seen = torch.cat([torch.arange(before, device=device) < first[:, None], torch.ones_like(self.inside)], 1)
+
+    def of(self, values: Tensor) -> Tensor:
+        """[rows, length, …] to the endings' places; what lies behind the last is a repetition of it."""
+        places = self.places.clamp(max=values.shape[1] - 1).to(values.device)
+        return values[torch.arange(len(values), device=values.device)[:, None], places]
+
+    def logits(self, rows: Tensor | slice, asked: Tensor) -> Tensor:
+        """[asked, vocabulary] of the endings of ``rows``, where ``asked`` [rows, length] is True, in row-major order."""
+        past = [(keys[rows], values[rows]) for keys, values in self.past]
+        cache = DynamicCache([past[0]] * self.layer + past)
+        with starting_at(self.decoder, self.layer, self.hidden[rows]), logits_at(self.decoder.model, asked):
+            return self.decoder.model(
+                input_ids=self.input_ids[rows],
+                attention_mask=self.seen[rows].long(),
+                position_ids=self.places[rows],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[0]
 
 
 @contextmanager

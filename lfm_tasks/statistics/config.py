@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config, MethodChoice
+from lfm_tasks.errors import ConfigError
 
 
 class StatisticsConfig(MethodChoice):
@@ -26,10 +27,28 @@ class StatisticsConfig(MethodChoice):
         description="Most rows, an even choice of the split; 0: all of them.",
         json_schema_extra={"section": "Data"},
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Parts that these rows are cut into, a step for each.",
+        json_schema_extra={"section": "Data"},
+    )
+    shard: int = Field(0, ge=0, description="The part that is looked at, from 0.", json_schema_extra={"section": "Data"})
     batch_size: int = Field(
         32, ge=1, le=4096, description="Rows that go through the model at once.", json_schema_extra={"section": "Machine", "unit": "rows"}
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampled labels.", json_schema_extra={"section": "Data"})
+
+    @model_validator(mode="after")
+    def _known_shard(self) -> StatisticsConfig:
+        if self.shard >= self.shards:
+            raise ConfigError(f"shard {self.shard}: with shards={self.shards} it is 0 to {self.shards - 1}.")
+        return self
+
+
+class AddStatisticsConfig(Config):
+    """Sums are added; there is nothing to choose."""
 
 
 class FisherInformationConfig(Config):

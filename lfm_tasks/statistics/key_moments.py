@@ -1,20 +1,16 @@
 """Second moments of the keys of a decoder's MLPs (Meng et al. 2022, section 3.1): the sum of k k^T at the input of the last matrix.
 
-Sums and counts are kept apart, so that statistics of parts of the rows add up to those of all rows: :func:`added`.
+Sums and counts are kept apart, so that statistics of parts of the rows add up to those of all rows (``adding.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lfm_tasks.errors import IncompatibleModels
-from lfm_tasks.models.decoder import Decoder, Site
+from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.partial import run, watched
-from lfm_tasks.models.statistics import Statistics
+from lfm_tasks.models.resuming import kept
 from lfm_tasks.statistics.config import KeyMomentsConfig
 from lfm_tasks.statistics.subject import Gathered, Subject
 
@@ -23,46 +19,29 @@ def key_moments(subject: Subject, options: KeyMomentsConfig) -> Gathered:
     """sum k k^T [d_k, d_k] in float64, of every candidate layer in one pass that ends at the deepest."""
     decoder = Decoder(subject.model)
     sites = [decoder.site(layer) for layer in options.layers or range((len(decoder.layers) + 1) // 2)]
-    first, tokens, seen = int(options.drop_first), 0, 0
-    sums: dict[str, Tensor] = {}
+    first, sums = int(options.drop_first), kept(subject.context)
+    seen, tokens = (int(sums.pop(name, 0)) for name in ("seen", "tokens"))
+    if seen:
+        subject.context.log(f"Resumed: {seen} of {len(subject.rows)} rows were seen before.")
     with torch.no_grad(), watched(inputs=[site.module for site in sites]) as given:
-        for batch in subject.batches():
+        for batch in subject.batches(seen):
             run(decoder, batch["input_ids"])
             for site, keys in zip(sites, given, strict=True):
                 _add(sums, site.name, keys[:, first:].flatten(0, 1))
             tokens += batch["input_ids"][:, first:].numel()
             seen += len(batch["input_ids"])
-            subject.context.report(seen, len(subject.rows))
+            counts = {"seen": torch.tensor(seen), "tokens": torch.tensor(tokens)}
+            subject.report(seen, lambda counts=counts: counts | sums)
     width = max(len(one) for one in sums.values())
     if tokens < 10 * width:
         subject.context.log(
             f"{tokens:,} tokens for keys of width {width:,}: fewer than ten a dimension. Raise max_rows, or give more text."
         )
-    return Gathered(sums, {site.name: described(site, tokens) for site in sites})
-
-
-def described(site: Site, tokens: int) -> dict[str, Any]:
-    return {"stored_as": site.name, "input_axis": 0 if site.transposed else 1, "tokens": tokens, "layer": site.layer}
-
-
-def added(parts: Sequence[Statistics]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of the parts' rows together, for :func:`~lfm_tasks.models.statistics.write_statistics`.
-
-    Raises :class:`IncompatibleModels` for parts of other models, tokenizers, options or layers.
-    """
-    first, *rest = parts
-    for other in rest:
-        for name in ("kind", "model", "tokenizer_sha256", "options"):
-            if other.description[name] != first.description[name]:
-                raise IncompatibleModels(
-                    f"{other.reference} has {name} {other.description[name]}, {first.reference} {first.description[name]}; sums of both "
-                    "mean nothing. Gather the parts of one data set with one model and the same options."
-                )
-    sums = {name: sum(part.read(name) for part in parts) for name in first.tensors}
-    tensors = {name: entry | {"tokens": sum(part.tensors[name]["tokens"] for part in parts)} for name, entry in first.tensors.items()}
-    counts = {name: sum(part.description[name] for part in parts) for name in ("rows", "tokens")}
-    datasets = sorted({part.description["dataset"] for part in parts})
-    return sums, dict(first.description) | counts | {"dataset": "+".join(datasets), "tensors": tensors}
+    found = {
+        site.name: {"stored_as": site.name, "input_axis": 0 if site.transposed else 1, "tokens": tokens, "layer": site.layer}
+        for site in sites
+    }
+    return Gathered(sums, found)
 
 
 def _add(sums: dict[str, Tensor], name: str, keys: Tensor) -> None:

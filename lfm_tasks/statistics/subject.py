@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import DataError, IncompatibleModels
 from lfm_tasks.models import resuming
 from lfm_tasks.models.forward import padded, unpadded
 from lfm_tasks.models.opening import check_names, fresh_modules, model_directory, open_for
@@ -70,10 +70,18 @@ class Gathered:
     """By the tensors' names in the model's files: where it is among ``tensors`` (``stored_as``), and what else is to be known."""
 
 
+def _rows(dataset: Input, config: StatisticsConfig) -> Rows:
+    """Raises :class:`DataError` for more shards than rows."""
+    rows = read_rows(dataset.path, config.split, config.max_rows)
+    if config.shard >= len(rows):
+        raise DataError(f"shard {config.shard} of {config.shards}: there are {len(rows)} rows. Take fewer shards.")
+    return rows.take(list(range(config.shard, len(rows), config.shards)))
+
+
 def open_subject(model: Input, dataset: Input, config: StatisticsConfig, context: StepContext) -> Subject:
     """Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer, for a model without a head for them, and where
     the opened model has other names than its files."""
-    directory, rows = model_directory(model), read_rows(dataset.path, config.split, config.max_rows)
+    directory, rows = model_directory(model), _rows(dataset, config)
     opened = open_for(model, rows)
     if fresh := fresh_modules(opened):
         raise IncompatibleModels(

@@ -106,6 +106,14 @@ def test_a_killed_run_goes_on_after_its_last_round_with_the_same_bytes(inputs, t
     assert not any(line.startswith("Resumed") for line in other.lines)
 
 
+def test_a_stop_is_heard_inside_a_round(inputs, tmp_path):
+    with pytest.raises(AttemptKilled, match="in the middle of a round; the rounds before it are kept"):
+        edit.run(config(), inputs, Context(tmp_path / "again", stop_at=2))
+    context = Context(tmp_path / "again")
+    edit.run(config(), inputs, context)
+    assert "Resumed after round 1 of 3." in context.lines
+
+
 class _Killed(Context):
     def __init__(self, workdir, after):
         super().__init__(workdir)
@@ -158,6 +166,19 @@ def test_rounds_hold_as_many_facts_as_the_method_can(inputs, tmp_path):
     figures = json.loads(outcome.figures[0].read_text())
     assert [one["facts"][0]["id"] for one in figures] == ["fox", "bank", "dog"]
     assert figures[0]["facts"][0].keys() >= {"nll", "steps", "shift", "clean", "key_cosine", "strength"}
+
+
+def test_pruning_is_a_last_round_that_caps_all_changes_together(inputs, tmp_path):
+    options = {"layers": [1], "steps": 8, "prefixes": 0, "clamp": 50.0, "decay": 0.0, "learning_rate": 10.0}
+    plain, capped = (edit.run(config(options=options, prune=prune), inputs, Context(tmp_path / str(prune))) for prune in (False, True))
+    before, after = (read_edits(outcome.outputs["adapter"].path) for outcome in (plain, capped))
+    name = before[0].changes[0].name
+    weight = dict(open_model(inputs["model"]).named_parameters())[name]
+    largest = float(torch.linalg.svdvals(weight.detach())[0])
+    was, now = (torch.linalg.svdvals(sum(change.stored for one in rounds for change in one.changes)) for rounds in (before, after))
+    assert len(after) == len(before) + 1 and float(was[0]) > largest
+    expected = torch.where(was > largest, largest + (was / largest).log(), was).sort(descending=True).values
+    torch.testing.assert_close(now[:3], expected[:3], atol=1e-3, rtol=1e-3)
 
 
 def test_what_does_not_fit_is_refused(inputs, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.partial import shifted, starting_at, until_seen
+from lfm_tasks.models.partial import Endings, shifted, starting_at, until_seen
 from tests.located import make, opened, same, state
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 0, 0]])
@@ -63,3 +63,18 @@ def test_nothing_is_left_behind_by_an_exception(decoder):
     with pytest.raises(IndexError):
         until_seen(decoder, torch.tensor([[10_000]]), [decoder.layers[1]])
     assert same(decoder.model, before)
+
+
+def test_endings_are_the_whole_pass_from_a_place_of_each_row_on(decoder):
+    """Also where a row is all ending, and where a row is shorter than the others."""
+    expected = decoder.model(IDS).logits
+    for layer in (0, 2):
+        for first in ([3, 1], [0, 2], [0, 0]):
+            endings = Endings(decoder, layer, IDS, torch.tensor(first))
+            asked = endings.inside.clone()
+            found = endings.logits(slice(None), asked)
+            wanted = torch.cat([expected[row, start:] for row, start in enumerate(first)])
+            kept = torch.cat([torch.arange(start, 5) < length for start, length in zip(first, (5, 3), strict=True)])
+            torch.testing.assert_close(found[kept], wanted[kept], atol=1e-5, rtol=1e-5)
+            second = endings.logits(torch.tensor([1]), asked[1:])
+            torch.testing.assert_close(second[: 3 - first[1]], expected[1, first[1] : 3], atol=1e-5, rtol=1e-5)

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels, InvalidInput
+from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels, InvalidInput
 from lfm_tasks.models.layer_inputs import input_products, linear_layers
 from lfm_tasks.models.opening import open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.models.statistics import Statistics, read_statistics
 from lfm_tasks.statistics import gather
-from lfm_tasks.statistics.config import StatisticsConfig
-from lfm_tasks.statistics.key_moments import added
+from lfm_tasks.statistics.adding import added
+from lfm_tasks.statistics.adding import run as add_statistics
+from lfm_tasks.statistics.config import AddStatisticsConfig, StatisticsConfig
 from lfm_tasks.step import Input
 from tests.mixed import files
 from tests.toys import make_tokenizer
@@ -277,15 +278,41 @@ def test_many_layers_in_one_pass_are_single_passes_and_the_rest_is_not_run(decod
 
 def test_key_moments_of_parts_add_up(decoder, tmp_path):
     whole = moments(decoder, tmp_path / "whole")
-    first = moments(decoder, tmp_path / "first", max_rows=1)
-    second = moments(_without_the_first(decoder, tmp_path / "rest", 1, 4), tmp_path / "second")
-    sums, description = added([first, second])
-    for name, total in sums.items():
-        torch.testing.assert_close(total, whole.read(name), atol=1e-12, rtol=1e-6)
-    assert description["tensors"] == whole.tensors
-    assert (description["rows"], description["tokens"]) == (whole.description["rows"], whole.description["tokens"])
+    parts = [moments(decoder, tmp_path / f"part{shard}", shards=3, shard=shard) for shard in range(3)]
+    inputs = {f"statistics.{place}": Input(part.reference, "statistics", "9" * 64, part.path) for place, part in enumerate(parts)}
+    outcome = add_statistics(AddStatisticsConfig(), inputs, Context(tmp_path / "sum"))
+    found = read_statistics(Input("sum", "statistics", "9" * 64, outcome.outputs["statistics"].path))
+    for name in whole.tensors:
+        torch.testing.assert_close(found.read(name), whole.read(name), atol=1e-12, rtol=1e-6)
+    assert found.description == whole.description
+    first = parts[0]
     with pytest.raises(IncompatibleModels, match="moments of other has options.*Gather the parts of one data set"):
         added([first, moments(decoder, tmp_path / "other", drop_first=False)])
+
+
+def test_key_moments_stopped_and_resumed_are_those_never_stopped(decoder, tmp_path):
+    class Stopping(Context):
+        def report(self, done, total, metrics=None):
+            if done >= 2:
+                raise AttemptKilled("Stopped on request.")
+
+    config, whole = StatisticsConfig(method="key_moments", batch_size=1), moments(decoder, tmp_path / "whole", layers=[], batch_size=1)
+    with pytest.raises(AttemptKilled, match="of 4 rows are kept"):
+        gather.run(config, decoder, Stopping(tmp_path / "again"))
+    context = Context(tmp_path / "again")
+    resumed = gather.run(config, decoder, context).outputs["statistics"].path
+    assert any(line.startswith("Resumed: 2 of 4") for line in context.lines)
+    assert files(whole.path) == files(resumed)
+
+
+def test_means_and_shards_that_are_none_are_refused(decoder, tmp_path):
+    gram = gathered(decoder, tmp_path / "gram")
+    with pytest.raises(ConfigError, match="statistics is of the kind gram, a mean. Sums can be added: key_moments"):
+        added([gram, gram])
+    with pytest.raises(ConfigError, match="shard 2: with shards=2 it is 0 to 1"):
+        StatisticsConfig(shards=2, shard=2)
+    with pytest.raises(DataError, match="shard 4 of 5: there are 4 rows. Take fewer shards"):
+        moments(decoder, tmp_path / "many", shards=5, shard=4)
 
 
 def test_few_tokens_for_keys_are_a_warning(decoder, tmp_path):
