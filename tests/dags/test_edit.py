@@ -56,7 +56,6 @@ def test_facts_typed_in_are_written_measured_and_judged(run_dag, conf):
     asked = {"efficacy.free_running/prefix_match", "efficacy.teacher_forced_tokens/token_accuracy", "general/perplexity"}
     for task in ("evaluate_base", "evaluate_challenger"):
         assert asked <= of_task(records, task)["metrics"].keys()
-    assert of_task(records, "evaluate_champion")["cache"]["hit"], "the champion is the base at first"
 
     store = Store.open(settings().store)
     graph = Graph.of(store)
