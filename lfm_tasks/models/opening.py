@@ -278,11 +278,11 @@ def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
     """What the adapter holds, a head say, is no longer drawn at random."""
     if source.kind != "adapter":
         return model
-    if is_edits(source.path):
-        model = apply_edits(model, read_edits(source.path), source.reference)
-        if is_memory(source.path):
-            install(model, read_memory(source.path), open_tokenizer(model_directory(source)))
+    if is_memory(source.path):
+        install(model, read_memory(source.path), open_tokenizer(model_directory(source)))
         return model
+    if is_edits(source.path):
+        return apply_edits(model, read_edits(source.path), source.reference)
     tensors = load_file(source.path / ADAPTER_WEIGHTS)
     if (source.path / "adapter_config.json").is_file():
         adapted = _with_peft_adapter(model, source, tensors.keys())
