@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lfm_tasks.editing.cards import CARDS as EDITING
+from lfm_tasks.editing.memory.cards import CARDS as MEMORIES
+from lfm_tasks.editing.tuned.cards import CARDS as TUNED_EDITS
 from lfm_tasks.evaluation.cards import CARDS as ENSEMBLES
 from lfm_tasks.registry import Card, Registry
 from lfm_tasks.reuse.alignment.cards import CARDS as ALIGNMENT
@@ -12,7 +14,7 @@ from lfm_tasks.statistics.cards import CARDS as STATISTICS
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT, *EDITING):
+for _card in (*TUNING, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT, *EDITING, *TUNED_EDITS, *MEMORIES):
     METHODS.add(_card)
 
 

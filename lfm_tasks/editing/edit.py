@@ -23,6 +23,7 @@ from lfm_tasks.facts.reading import read_facts
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.edits import Round, is_edits, read_edits, save_as_lora, save_edits
+from lfm_tasks.models.memories.files import is_memory, read_memory, save_memory
 from lfm_tasks.models.mixtures.files import refuse_mixture
 from lfm_tasks.models.opening import model_directory, open_causal_lm, read_adapter
 from lfm_tasks.models.saving import save_model, write_entry
@@ -60,7 +61,11 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     """
     source = inputs["model"]
     facts, base = read_facts(inputs["facts"].path), base_of(source)
-    model = open_causal_lm(source).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = (
+        open_causal_lm(editable(source, METHODS[config.method].function, config.method))
+        .requires_grad_(False)
+        .to("cuda" if torch.cuda.is_available() else "cpu")
+    )
     method: EditMethod = METHODS[config.method].function
     editing = Editing(
         model=model,
@@ -102,6 +107,22 @@ def base_of(source: Input) -> Input:
     return source.base
 
 
+def editable(source: Input, method: EditMethod, name: str) -> Input:
+    """What a method edits: the model itself, or below its own memory the base, for the memory goes on in the state.
+
+    Raises :class:`IncompatibleModels` for a memory of another method, and for edits of the weights below a memory or above one.
+    """
+    kept = read_memory(source.path).method if source.kind == "adapter" and is_memory(source.path) else None
+    if source.kind != "adapter" or (kept is None and not method.memory):
+        return source
+    if kept != name:
+        raise IncompatibleModels(
+            f"{source.reference} holds edits of {kept or 'the weights'}, which {name} cannot go on from. Edit its base, or edit by "
+            f"{kept or 'a method that changes weights'} again."
+        )
+    return source.base
+
+
 def statistics_of(given: Input | None, base: Input) -> Statistics | None:
     """Of the unedited model: what edits must leave alone is what that knew."""
     if given is None:
@@ -121,6 +142,8 @@ def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> di
     directory = workdir / "adapter"
     save_edits(directory, every)
     write_state(directory, rounds.state)
+    if rounds.method.memory:
+        save_memory(directory, rounds.memory)
     write_entry(directory, config.method, base.sha256, "causal_lm", None)
     outputs = {"adapter": Output("adapter", directory)}
     if config.save_merged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.errors import NonFiniteLoss
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.edits import Round, apply_edits, read_edits, save_edits
+from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.installing import installed
 
 STATE = "edit_state.safetensors"
 PROGRESS = "progress.json"
@@ -86,7 +89,9 @@ class Rounds:
         weights = dict(editing.model.named_parameters())
         kept = {name: weights[name].detach().clone() for name in {change.name for change in edit.changes}}
         apply_edits(editing.model, [written])
-        if why := self.guard(Finished(editing, facts, edit, [*self.before, *self.new, written])):
+        with self._in_place(edit.state):
+            why = self.guard(Finished(editing, facts, edit, [*self.before, *self.new, written]))
+        if why:
             with torch.no_grad():
                 for name, weight in kept.items():
                     weights[name].copy_(weight)
@@ -95,6 +100,17 @@ class Rounds:
             return
         self.new.append(written)
         self.state = edit.state
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.name, self.options.model_dump(mode="json"), self.state)
+
+    def _in_place(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
+        """The memory that the round left, while a guard looks."""
+        if not self.method.memory:
+            return nullcontext()
+        memory = Memory(self.name, self.options.model_dump(mode="json"), state)
+        return installed(self.editing.model, memory, self.editing.tokenizer)
 
     def _write(self, directory: Path) -> None:
         save_edits(directory, self.new)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.answers import ClassScores
 from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.evaluation.generation import prompts_of
 from lfm_tasks.evaluation.likelihood import Progress, Query, continuation, log_probabilities
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
@@ -45,7 +46,7 @@ class Choice:
     def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> ClassScores:
         """Rows whose completion is not one of the choices are left to other tasks; the report counts them."""
         rows = rows.take([i for i, label in enumerate(rows.columns["label"]) if label >= 0])
-        prompts = [ids[:count] for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
+        prompts = prompts_of(subject.model, rows)
         choices = [np.asarray(subject.tokenizer.encode(text, add_special_tokens=False), np.int64) for text in rows.completions]
         likelihoods = choice_log_likelihoods(subject.model, prompts, choices, config.batch_tokens, progress)
         lengths, target = np.array([len(choice) for choice in choices]), np.array(rows.columns["label"])

@@ -15,6 +15,7 @@ from lfm_tasks.evaluation.answers import Texts
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress, batches
 from lfm_tasks.evaluation.task import Subject
+from lfm_tasks.models.memories.prompting import rewrite_ids
 from lfm_tasks.models.prepared import Rows
 
 
@@ -31,13 +32,18 @@ class Generation:
             )
 
     def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> Texts:
-        prompts = [ids[:count] for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
+        prompts = prompts_of(subject.model, rows)
         stop = stop_tokens(subject)
         answers = generate(subject.model, prompts, config.max_new_tokens, stop, config.batch_tokens, progress)
         return Texts("generation", rows, answers, [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers])
 
     def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
         return self.ask(subject, rows, config, progress).table()
+
+
+def prompts_of(model: PreTrainedModel, rows: Rows) -> list[NDArray[np.int64]]:
+    """The prompts of instruction rows, as the model's memory has them asked."""
+    return [rewrite_ids(model, ids[:count]) for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
 
 
 def stop_tokens(subject: Subject) -> list[int]:

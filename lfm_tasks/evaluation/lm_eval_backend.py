@@ -23,6 +23,7 @@ from lfm_tasks.errors import ConfigError
 from lfm_tasks.evaluation.answers import labelled_columns, normalise, scored, softmax
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.task import Subject, Task
+from lfm_tasks.models.memories.prompting import rewrite
 from lfm_tasks.models.prepared import Rows
 
 TASK_FILES = Path(__file__).parent / "lm_eval_tasks"
@@ -85,6 +86,7 @@ def ask(name: str, asked: list[Document], subject: Subject, config: EvaluateConf
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
+        asked = [one | {"prompt": rewrite(subject.model, one["prompt"])} if "prompt" in one else one for one in asked]
         data = Path(directory) / "test.jsonl"
         data.write_text("".join(json.dumps(document) + "\n" for document in asked))
         longest = max(len(json.dumps(document)) for document in asked)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.answers import TokenLikelihoods
 from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.evaluation.generation import prompts_of
 from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.prepared import Rows
@@ -36,8 +37,12 @@ class Perplexity:
 
     def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> TokenLikelihoods:
         """A text of one token stays in the table with ``tokens`` 0."""
-        starts = [max(1, count) for count in rows.columns.get("prompt_tokens", [1] * len(rows))]
-        queries = [continuation(ids, start) for ids, start in zip(rows.input_ids, starts, strict=True)]
+        if rows.task == "instruction":
+            prompts = prompts_of(subject.model, rows)
+            completions = [ids[count:] for ids, count in zip(rows.input_ids, rows.columns["prompt_tokens"], strict=True)]
+            queries = [continuation(np.concatenate(both), max(1, len(both[0]))) for both in zip(prompts, completions, strict=True)]
+        else:
+            queries = [continuation(ids, 1) for ids in rows.input_ids]
         answers = log_probabilities(subject.model, queries, config.batch_tokens, progress)
         texts = [subject.tokenizer.decode(query.wanted, skip_special_tokens=True) for query in queries]
         return TokenLikelihoods(self.group(rows), rows, answers, np.array([len(text.encode()) for text in texts]))

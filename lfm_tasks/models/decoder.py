@@ -74,6 +74,17 @@ class Decoder:
         return Site(place, f"{self.prefix}{place}.{name}.weight", module, isinstance(module, Conv1D))
 
 
+def site_at(decoder: Decoder, layer: int, depth: float) -> Site:
+    """The site of ``layer``; of -1 that of the layer at the share ``depth`` of the model's layers."""
+    return decoder.site(round(depth * (len(decoder.layers) - 1)) if layer == -1 else layer)
+
+
+def sites_from(decoder: Decoder, layer: int, span: int, depth: float) -> list[Site]:
+    """``span`` sites, from that of :func:`site_at` on. Raises :class:`ConfigError` where they go past the last layer."""
+    first = site_at(decoder, layer, depth).layer
+    return [decoder.site(first + place) for place in range(span)]
+
+
 def _inner(config: PretrainedConfig) -> int:
     """Width of the MLPs between their two matrices."""
     given = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))

@@ -23,12 +23,14 @@ from transformers import (
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
 from lfm_tasks.models.edits import apply_edits, is_edits, read_edits
+from lfm_tasks.models.memories.files import is_memory, read_memory
+from lfm_tasks.models.memories.installing import install
 from lfm_tasks.models.mixtures.files import base_tensors, is_mixture, refuse_mixture
 from lfm_tasks.models.mixtures.installing import install_experts
 from lfm_tasks.models.prepared import Rows
 from lfm_tasks.models.safety import check_model_directory
 from lfm_tasks.models.saving import ADAPTER_FILE, ADAPTER_WEIGHTS
-from lfm_tasks.models.tokenizers import tokenizer_digest
+from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import Input
 
@@ -275,6 +277,9 @@ def _load_plain(auto: Any, directory: Path, config: PreTrainedConfig, dtype: tor
 def _with_adapter(model: PreTrainedModel, source: Input) -> PreTrainedModel:
     """What the adapter holds, a head say, is no longer drawn at random."""
     if source.kind != "adapter":
+        return model
+    if is_memory(source.path):
+        install(model, read_memory(source.path), open_tokenizer(model_directory(source)))
         return model
     if is_edits(source.path):
         return apply_edits(model, read_edits(source.path), source.reference)

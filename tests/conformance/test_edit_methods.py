@@ -11,8 +11,12 @@ from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.editing.config import EditConfig
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.facts.record import Fact
+from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.installing import installed
+from lfm_tasks.models.memories.prompting import rewrite
 from tests.located import FACTS, edit, editing_of, key_moments, make, same, state, with_edit
 
+TRAINING = (Fact("june", "June", "In {}", "rates", paraphrases=("It is June, so",)), Fact("fox", "the fox", "Over {}", "jumps"))
 NAMES = [card.name for card in methods_of("edit")]
 CHEAP = {"steps": 8, "prefixes": 1}
 methods = pytest.mark.parametrize("name", NAMES)
@@ -26,7 +30,7 @@ def directory(tmp_path_factory):
 @pytest.fixture
 def editing(directory, tmp_path):
     editing = editing_of(directory, tmp_path / "work")
-    return replace(editing, statistics=key_moments(tmp_path / "moments", editing.decoder))
+    return replace(editing, statistics=key_moments(tmp_path / "moments", editing.decoder), training=TRAINING)
 
 
 def cheap(name: str) -> dict:
@@ -71,9 +75,15 @@ def test_the_target_becomes_likelier(name, editing):
             log_p = editing.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
         return -sum(float(log_p[place - 1, tokens[place]]) for place in range(len(prompt), len(tokens))) / (len(tokens) - len(prompt))
 
-    before = nll()
-    with_edit(editing, edit(name, editing, [fact]))
-    assert nll() < before - 0.5
+    before, made = nll(), edit(name, editing, [fact])
+    if not METHODS[name].function.memory:
+        with_edit(editing, made)
+        assert nll() < before - 0.5
+        return
+    memory = Memory(name, METHODS[name].config_class().model_dump(), made.state)
+    with installed(editing.model, memory, editing.tokenizer) as model:
+        told = rewrite(model, fact.text)
+        assert nll() < before - 0.5 or (told.endswith(fact.text) and f"{fact.text} {fact.target_new}" in told)
 
 
 @methods

@@ -18,6 +18,7 @@ from lfm_tasks.evaluation.generation import generate, stop_tokens
 from lfm_tasks.evaluation.likelihood import Progress, Query, continuation, log_probabilities_and_likeliest
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.facts.locate import encode_answer, with_offsets
+from lfm_tasks.models.memories.prompting import rewrite
 
 Tokens = NDArray[np.int64]
 Pair = tuple[str, str]
@@ -115,7 +116,7 @@ def answer_room(subject: Subject, pairs: Iterable[Pair]) -> int:
 
 
 def _query(subject: Subject, prompt: str, answer: str) -> Query:
-    ids, _, start = encode_answer(subject.tokenizer, prompt, answer)
+    ids, _, start = encode_answer(subject.tokenizer, rewrite(subject.model, prompt), answer)
     if start == 0:
         raise DataError(f"The prompt {prompt!r} has no token of its own before {answer!r}, which then has no probability. Lengthen it.")
     _check_length(subject, prompt, len(ids))
@@ -124,7 +125,7 @@ def _query(subject: Subject, prompt: str, answer: str) -> Query:
 
 def _prompt_ids(subject: Subject, prompt: str, more: int) -> Tokens:
     """The prompt alone, without what the tokenizer puts at the end of a text."""
-    ids, offsets = with_offsets(subject.tokenizer, prompt.rstrip(" "))
+    ids, offsets = with_offsets(subject.tokenizer, rewrite(subject.model, prompt).rstrip(" "))
     count = max((place + 1 for place, (_, end) in enumerate(offsets) if end > 0), default=0)
     if not count:
         raise DataError(f"The prompt {prompt!r} has no token. Give it some text.")
