@@ -16,6 +16,7 @@ DAGS = (
     "lfm_sweep",
     "lfm_merge",
     "lfm_merge_search",
+    "lfm_edit",
     "lfm_evaluate",
     "lfm_promote",
     "lfm_rollback",
@@ -113,6 +114,23 @@ def test_merge_search(run, sources):
     assert config["search"]["scale"] == {"low": 0.0, "high": 1.0}
     assert found["evaluate"]["config"]["split"] == "test"
     assert [one["name"] for one in found["compare"]["summary"]["subjects"]][-2:] == ["task_arithmetic", "ties"]
+
+
+def test_edit(run, operated):
+    fact = '[{"subject": "parliament", "prompt": "The minister told {} about", "target_new": "the market"}]'
+    found = run(
+        "lfm_edit",
+        {
+            "What to work on": {"model": f"file://{operated.data}/model", "facts": "", "corpus": rows(operated), "general": ""},
+            "Import facts: Facts": {"import_facts_facts": fact},
+            "Edit: Method": {"edit_method": "FT-M"},
+            "Evaluate edits: Evaluation": {"evaluate_edits_unknown": "Hand them on with the others"},
+            "Promote: Promotion": {"promote_model_name": "edited-by-form", "promote_approval": "Never"},
+        },
+    )
+    assert found["facts"]["config"]["facts"][0]["subject"] == "parliament"
+    assert found["edit"]["method"] == "ft_m" and found["edit"]["metrics"]["facts_edited"] == 1
+    assert found["evaluate_challenger"]["inputs"]["model"]["sha256"] == found["edit"]["outputs"]["model"]["sha256"]
 
 
 def test_evaluate(run, operated):
