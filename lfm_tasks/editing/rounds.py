@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Rounds:
             self.new.append(written)
 
     def _round(self, facts: Sequence[Fact]) -> None:
-        editing = Editing(**vars(self.editing) | {"state": self.state})
+        editing = replace(self.editing, state=self.state)
         edit = self.method.edit(editing, facts, self.options)
         for change in edit.changes:
             if not bool(change.left.isfinite().all() and change.right.isfinite().all()):

@@ -61,6 +61,11 @@ class FactRows:
     bare: Tensor
     """[rows]: True for a fact's bare prompt."""
 
+    @property
+    def last(self) -> Tensor:
+        """[rows]: the last place where a logit is read."""
+        return (self.asked * torch.arange(self.asked.shape[1])).amax(1)
+
     def endings(self, endings: Endings) -> FactRows:
         """From the subjects' last tokens on."""
         inside = endings.inside.cpu()
@@ -126,7 +131,7 @@ class Search:
 
     def __post_init__(self) -> None:
         full = self.rows
-        self.endings = Endings(self.editing.decoder, self.layer, full.input_ids, full.subject)
+        self.endings = Endings(self.editing.decoder, self.layer, full.input_ids, full.subject, full.last)
         self.rows = full.endings(self.endings)
         self.device = self.endings.hidden.device
         shape = (int(full.fact.max()) + 1, len(self.modules), self.endings.hidden.shape[-1])

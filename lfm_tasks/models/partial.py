@@ -87,17 +87,20 @@ class Endings:
     """Rows from a place of their own on, in the layers from one on up. Under causal attention what stands before does not depend on what
     is changed there: its keys and values are computed once, and a pass runs the endings alone."""
 
-    def __init__(self, decoder: Decoder, layer: int, input_ids: Tensor, first: Tensor) -> None:
-        """``first`` [rows]: the place in ``input_ids`` [rows, length] where each row's ending begins. Layers below are not run again."""
+    def __init__(self, decoder: Decoder, layer: int, input_ids: Tensor, first: Tensor, last: Tensor) -> None:
+        """``first`` and ``last`` [rows]: the places in ``input_ids`` [rows, length] where each row's ending begins, and of its last token.
+
+        Layers below ``layer`` are not run again.
+        """
         self.decoder, self.layer, device = decoder, layer, decoder.model.device
-        input_ids, first = input_ids.to(device), first.to(device)
+        input_ids, first, last = input_ids.to(device), first.to(device), last.to(device)
         hidden = until_seen(decoder, input_ids, inputs=[decoder.layers[layer]])[0]
         cache, before, nowhere = DynamicCache(), int(first.max()), torch.zeros_like(input_ids, dtype=torch.bool)
         with torch.no_grad(), starting_at(decoder, layer, hidden), logits_at(decoder.model, nowhere):
             decoder.model(input_ids=input_ids, past_key_values=cache, use_cache=True)
         self.past = [(one.keys[:, :, :before], one.values[:, :, :before]) for one in cache.layers[layer:]]
-        self.places = first[:, None] + torch.arange(int((input_ids.shape[1] - first).max()), device=device)
-        self.inside = self.places < input_ids.shape[1]
+        self.places = first[:, None] + torch.arange(int((last - first).max()) + 1, device=device)
+        self.inside = self.places <= last[:, None]
         """[rows, length of the longest ending]: False behind a row's last place."""
         self.input_ids, self.hidden = self.of(input_ids), self.of(hidden)
         self.seen = torch.cat([torch.arange(before, device=device) < first[:, None], torch.ones_like(self.inside)], 1)

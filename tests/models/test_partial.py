@@ -70,11 +70,9 @@ def test_endings_are_the_whole_pass_from_a_place_of_each_row_on(decoder):
     expected = decoder.model(IDS).logits
     for layer in (0, 2):
         for first in ([3, 1], [0, 2], [0, 0]):
-            endings = Endings(decoder, layer, IDS, torch.tensor(first))
-            asked = endings.inside.clone()
-            found = endings.logits(slice(None), asked)
-            wanted = torch.cat([expected[row, start:] for row, start in enumerate(first)])
-            kept = torch.cat([torch.arange(start, 5) < length for start, length in zip(first, (5, 3), strict=True)])
-            torch.testing.assert_close(found[kept], wanted[kept], atol=1e-5, rtol=1e-5)
-            second = endings.logits(torch.tensor([1]), asked[1:])
-            torch.testing.assert_close(second[: 3 - first[1]], expected[1, first[1] : 3], atol=1e-5, rtol=1e-5)
+            endings = Endings(decoder, layer, IDS, torch.tensor(first), torch.tensor([4, 2]))
+            assert endings.input_ids.shape[1] == max(5 - first[0], 3 - first[1])
+            wanted = torch.cat([expected[0, first[0] :], expected[1, first[1] : 3]])
+            torch.testing.assert_close(endings.logits(slice(None), endings.inside), wanted, atol=1e-5, rtol=1e-5)
+            second = endings.logits(torch.tensor([1]), endings.inside[1:])
+            torch.testing.assert_close(second, expected[1, first[1] : 3], atol=1e-5, rtol=1e-5)
