@@ -218,6 +218,10 @@ STEPS.add(
                 "Second moments of the base's keys, made by the step 'statistics' with method=key_moments; for methods that use them.",
                 required=False,
             ),
+            "general": InputSpec(
+                ("dataset",), "Prepared general text on which the perplexity must stay; else a text of the step's own.", required=False
+            ),
+            "probe": InputSpec(("dataset",), "Facts that the model knows and must still know after each round.", required=False),
         },
         outputs={"adapter": "adapter", "model": "model", "lora": "adapter"},
         code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),

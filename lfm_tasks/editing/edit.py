@@ -15,19 +15,28 @@ import torch
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import canonical_json
 from lfm_tasks.editing.config import EditConfig
+from lfm_tasks.editing.files import read_caches, read_state, write_caches, write_quarantine, write_state
+from lfm_tasks.editing.guards import RULES, Check
+from lfm_tasks.editing.held_out import HELD_OUT
+from lfm_tasks.editing.measuring import Guards, general_text, moments_checks
 from lfm_tasks.editing.method import Editing, EditMethod
+from lfm_tasks.editing.methods.config import LocatedOptions
+from lfm_tasks.editing.moments import moments_of
+from lfm_tasks.editing.pipeline import edited_sites
 from lfm_tasks.editing.pruning import pruned
-from lfm_tasks.editing.rounds import Rounds, plan_rounds, read_state, write_state
+from lfm_tasks.editing.rounds import Rounds, plan_rounds
 from lfm_tasks.errors import IncompatibleModels
-from lfm_tasks.facts.reading import read_facts
+from lfm_tasks.facts.reading import FACTS_FILE, parse_fact, read_facts, read_objects, write_facts
+from lfm_tasks.facts.record import Fact
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.edits import Round, is_edits, read_edits, save_as_lora, save_edits
 from lfm_tasks.models.mixtures.files import refuse_mixture
-from lfm_tasks.models.opening import model_directory, open_causal_lm, read_adapter
+from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm, read_adapter
+from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.models.saving import save_model, write_entry
 from lfm_tasks.models.statistics import Statistics, read_statistics
-from lfm_tasks.models.tokenizers import open_tokenizer
+from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 
@@ -46,7 +55,7 @@ def run(config: EditConfig, inputs: Mapping[str, Input], context: StepContext) -
             "facts": sum(len(one.facts) for one in rounds.new),
             "rounds": len(rounds.new),
             "rounds_before": len(rounds.before),
-            "refused": rounds.refused,
+            "quarantined": rounds.quarantined,
         },
         figures=(_figures(rounds, context.workdir / "figures"),),
     )
@@ -60,7 +69,7 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     """
     source = inputs["model"]
     facts, base = read_facts(inputs["facts"].path), base_of(source)
-    model = open_causal_lm(source).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
     method: EditMethod = METHODS[config.method].function
     editing = Editing(
         model=model,
@@ -70,22 +79,48 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
         context=context,
         statistics=statistics_of(inputs.get("statistics"), base),
     )
-    rows = [asdict(fact) for fact in facts]
+    rows, options = [asdict(fact) for fact in facts], config.method_config()
+    before = read_edits(source.path) if source.kind == "adapter" else []
+    known = edited_facts(source.path) if before else {}
     return Rounds(
         editing=editing,
         method=method,
         name=config.method,
-        options=config.method_config(),
+        options=options,
         plan=plan_rounds(facts, config.round_size, method.most),
         identity={
             "config": config.cache_fields(),
             "model": source.sha256,
             "facts": sha256(canonical_json(rows)).hexdigest(),
-            "statistics": inputs["statistics"].sha256 if "statistics" in inputs else "",
+            "given": {name: one.sha256 for name, one in sorted(inputs.items())},
         },
-        before=read_edits(source.path) if source.kind == "adapter" else (),
-        state=read_state(source.path) if source.kind == "adapter" else {},
+        guard=None if config.guard == "off" else guards_of(config, inputs, editing, known | {fact.id: fact for fact in facts}),
+        known=known,
+        before=before,
+        caches=read_caches(source.path, len(before)),
+        state=read_state(source.path) if before else {},
     )
+
+
+def edited_facts(directory: Path) -> dict[str, Fact]:
+    """Those of all rounds, by id. A fact may have been edited again later, so that they are not checked as a set."""
+    return {fact.id: fact for fact in (parse_fact(row) for _, row in read_objects(directory / FACTS_FILE))}
+
+
+def guards_of(config: EditConfig, inputs: Mapping[str, Input], editing: Editing, known: Mapping[str, Fact]) -> Guards:
+    """Raises :class:`DataError` for key moments that no fact could be edited with."""
+    options, method = config.guard_options(), config.method_config()
+    if "general" in inputs:
+        rows = read_rows(inputs["general"].path, "test", options.perplexity_rows)
+        check_vocabulary(editing.model, tokenizer_digest(model_directory(base_of(inputs["model"]))), rows.description)
+        text = [torch.from_numpy(ids) for ids in rows.input_ids if len(ids) > 1]
+    else:
+        text = general_text(editing.tokenizer, HELD_OUT)
+    standing: list[Check] = []
+    if isinstance(method, LocatedOptions) and method.covariance == "statistics":
+        standing = moments_checks([moments_of(editing, site) for site in edited_sites(editing.decoder, method)], options)
+    probe = read_facts(inputs["probe"].path) if "probe" in inputs else ()
+    return Guards(options, known, text, [fact for fact in probe if fact.target_true is not None], standing)
 
 
 def base_of(source: Input) -> Input:
@@ -121,6 +156,9 @@ def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> di
     directory = workdir / "adapter"
     save_edits(directory, every)
     write_state(directory, rounds.state)
+    write_caches(directory, rounds.caches)
+    write_quarantine(directory, rounds.quarantined)
+    write_facts([rounds.known[name] for name in dict.fromkeys(name for one in every for name in one.facts)], directory)
     write_entry(directory, config.method, base.sha256, "causal_lm", None)
     outputs = {"adapter": Output("adapter", directory)}
     if config.save_merged:
@@ -136,13 +174,23 @@ def _metrics(rounds: Rounds) -> dict[str, float]:
     """Counts; means over the facts of what the method says of each; means over the rounds of what it says of a round."""
     facts = [one for written in rounds.new for one in written.note["facts"]]
     figures = [written.note["figures"] for written in rounds.new]
+    checks = [check for written in rounds.new for check in written.note.get("guards", [])]
     counts = {
         "facts_edited": float(sum(len(one.facts) for one in rounds.new)),
-        "facts_refused": float(len(rounds.refused)),
+        "facts_quarantined": float(len(rounds.quarantined)),
         "rounds": float(len(rounds.new)),
+        "guard_warnings": float(sum(check["outcome"] == "warn" for check in checks)),
         "numbers_kept": float(sum(change.left.numel() + change.right.numel() for one in rounds.new for change in one.changes)),
     }
-    return counts | {f"fact/{name}": value for name, value in _means(facts).items()} | _means(figures)
+    return counts | {f"fact/{name}": value for name, value in _means(facts).items()} | _means(figures) | _worst(checks)
+
+
+def _worst(checks: list[dict[str, Any]]) -> dict[str, float]:
+    """Over the rounds that stayed."""
+    values: dict[str, list[float]] = {}
+    for check in checks:
+        values.setdefault(check["name"], []).append(check["value"])
+    return {f"guard/{name}": (max if RULES[name].bound == "most" else min)(found) for name, found in values.items()}
 
 
 def _means(found: list[dict[str, float]]) -> dict[str, float]:
@@ -159,4 +207,4 @@ def _figures(rounds: Rounds, directory: Path) -> Path:
 
 def _described(one: Round) -> dict[str, Any]:
     ids = [{"id": name} | figures for name, figures in zip(one.facts, one.note["facts"], strict=False)]
-    return {"facts": ids, "figures": one.note["figures"]}
+    return {"facts": ids, "figures": one.note["figures"], "guards": one.note.get("guards", [])}
