@@ -179,10 +179,11 @@ class Rounds:
 
     def _quarantine(self, fact: Fact, missed: Sequence[Check], why: str) -> None:
         earlier = [self.known[name] for one in (*self.before, *self.new) for name in one.facts if name in self.known]
+        own = [check for check in missed if fact.id in check.facts] or missed
         self.quarantined[fact.id] = {
             "round": self.finished,
-            "reason": why,
-            "checks": [check.to_json() for check in missed],
+            "reason": " ".join(map(str, own)) or why,
+            "checks": [check.to_json() for check in own],
             "nearest": nearest_key(self.editing, fact, earlier, [change.name for one in (*self.before, *self.new) for change in one.changes]),
         }
 
