@@ -229,6 +229,22 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="revise_edits",
+        title="Revise edits",
+        config="lfm_tasks.editing.config:ReviseEditsConfig",
+        run="lfm_tasks.editing.revise:run",
+        inputs={
+            "adapter": InputSpec(("adapter",), "Edits, as the step 'edit' makes them."),
+            "statistics": InputSpec(
+                ("statistics",), "The key moments that they were made with; to forget facts of methods that use them.", required=False
+            ),
+        },
+        outputs={"adapter": "adapter"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="unload",
         title="Unload",
         config="lfm_tasks.reuse.mixtures.config:UnloadConfig",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import canonical_json
@@ -153,14 +154,8 @@ def statistics_of(given: Input | None, base: Input) -> Statistics | None:
 def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> dict[str, Output]:
     """All rounds, the earlier ones too, as one adapter on the base."""
     base, every = base_of(source), [*rounds.before, *rounds.new]
-    directory = workdir / "adapter"
-    save_edits(directory, every)
-    write_state(directory, rounds.state)
-    write_caches(directory, rounds.caches)
-    write_quarantine(directory, rounds.quarantined)
-    write_facts([rounds.known[name] for name in dict.fromkeys(name for one in every for name in one.facts)], directory)
-    write_entry(directory, config.method, base.sha256, "causal_lm", None)
-    outputs = {"adapter": Output("adapter", directory)}
+    outputs = {"adapter": save_edited(workdir / "adapter", every, rounds.caches, rounds.state, rounds.known, config.method, base)}
+    write_quarantine(workdir / "adapter", rounds.quarantined)
     if config.save_merged:
         save_model(rounds.editing.model.to("cpu"), base.path, workdir / "model")
         outputs["model"] = Output("model", workdir / "model")
@@ -168,6 +163,24 @@ def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> di
         save_as_lora(every, workdir / "lora", method=config.method, base_sha256=base.sha256)
         outputs["lora"] = Output("adapter", workdir / "lora")
     return outputs
+
+
+def save_edited(
+    directory: Path,
+    rounds: Sequence[Round],
+    caches: Sequence[Mapping[str, Tensor]],
+    state: Mapping[str, Tensor],
+    known: Mapping[str, Fact],
+    method: str,
+    base: Input,
+) -> Output:
+    """An adapter on ``base``, and beside it all that a later step needs to go on from it or to take a fact out."""
+    save_edits(directory, rounds)
+    write_state(directory, state)
+    write_caches(directory, caches)
+    write_facts([known[name] for name in dict.fromkeys(name for one in rounds for name in one.facts)], directory)
+    write_entry(directory, method, base.sha256, "causal_lm", None)
+    return Output("adapter", directory)
 
 
 def _metrics(rounds: Rounds) -> dict[str, float]:

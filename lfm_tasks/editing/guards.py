@@ -29,10 +29,14 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "tokens": Rule("least", "Gather key moments from more rows."),
-    "condition": Rule("most", "Gather key moments from more text, raise ridge_share, or edit facts with like subjects in rounds of their own."),
+    "condition": Rule(
+        "most", "Gather key moments from more text, raise ridge_share, or edit facts with like subjects in rounds of their own."
+    ),
     "key_cosine": Rule("least", "Leave two_keys on, or word the prompt so that the subject is not its first word."),
     "strength": Rule("least", "The key is an unusual one (a subject that opens the text?): word the prompt in another way."),
-    "target": Rule("most", "The target cannot be reached from this layer: choose another one, raise clamp or steps, or check the fact's spelling."),
+    "target": Rule(
+        "most", "The target cannot be reached from this layer: choose another one, raise clamp or steps, or check the fact's spelling."
+    ),
     "norm": Rule("most", "Lower clamp, or set anchor."),
     "finite": Rule("least", "Set a smaller learning_rate or a larger ridge_share."),
     "change": Rule("most", "Lower clamp, raise ridge_share, edit over more layers, or fewer facts a round."),

@@ -56,7 +56,9 @@ class GuardOptions(Config):
     locality_sample: int = Field(4, ge=1, le=1000, description="Neighbours that are asked for, of each fact.")
     perplexity: float = Field(1.05, ge=1, description="Largest perplexity of general text, in perplexities of the base.")
     perplexity_rows: int = Field(32, ge=1, le=100_000, description="Most rows of general text.")
-    probe: float = Field(0.9, ge=0, le=1, description="Least share of the probe's questions that the base answers and the model still does.")
+    probe: float = Field(
+        0.9, ge=0, le=1, description="Least share of the probe's questions that the base answers and the model still does."
+    )
 
     @field_validator("off", "warn")
     @classmethod

@@ -74,7 +74,9 @@ class Guards:
         checks = judge_all({"condition": max(conditions)} if conditions else {}, self.options)
         median = statistics.median(found["strength"].values()) if "strength" in found else 0.0
         checks += judge_facts("key_cosine", found.get("key_cosine", {}), self.options)
-        checks += judge_facts("strength", {name: value / median for name, value in found.get("strength", {}).items() if median}, self.options)
+        checks += judge_facts(
+            "strength", {name: value / median for name, value in found.get("strength", {}).items() if median}, self.options
+        )
         checks += judge_facts("target", found.get("nll", {}), self.options)
         return checks + judge_facts("norm", self._lengths(finished, found.get("length", {})), self.options)
 

@@ -184,7 +184,9 @@ class Rounds:
             "round": self.finished,
             "reason": " ".join(map(str, own)) or why,
             "checks": [check.to_json() for check in own],
-            "nearest": nearest_key(self.editing, fact, earlier, [change.name for one in (*self.before, *self.new) for change in one.changes]),
+            "nearest": nearest_key(
+                self.editing, fact, earlier, [change.name for one in (*self.before, *self.new) for change in one.changes]
+            ),
         }
 
     def _apply(self, rounds: Sequence[Round]) -> None:
