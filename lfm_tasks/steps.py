@@ -245,6 +245,37 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="sweep_edit_layers",
+        title="Find the layer to edit",
+        config="lfm_tasks.editing.sweep_config:SweepEditLayersConfig",
+        run="lfm_tasks.editing.sweep:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder to edit; of edits their base is tried."),
+            "facts": InputSpec(("dataset",), "Facts that the model knows, as evaluate_edits finds them."),
+            "statistics": InputSpec(
+                ("statistics",), "Second moments of the keys of all candidate layers; for methods that use them.", required=False
+            ),
+            "general": InputSpec(
+                ("dataset",), "Prepared general text on which the perplexity shall stay; else a text of the step's own.", required=False
+            ),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="choose_edit_layer",
+        title="Choose the layer to edit",
+        config="lfm_tasks.editing.sweep_config:ChooseEditLayerConfig",
+        run="lfm_tasks.editing.sweep_report:run",
+        inputs={"reports": InputSpec(("report",), "Reports of sweep_edit_layers, of some layers each.", many=True)},
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing",),
+    )
+)
+STEPS.add(
+    Step(
         name="unload",
         title="Unload",
         config="lfm_tasks.reuse.mixtures.config:UnloadConfig",

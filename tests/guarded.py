@@ -12,7 +12,7 @@ import torch
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.editing.guards_config import GuardOptions
 from lfm_tasks.editing.held_out import HELD_OUT
-from lfm_tasks.editing.measuring import Guards, general_text
+from lfm_tasks.editing.measuring import Guards
 from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.rounds import Rounds, plan_rounds
 from lfm_tasks.facts.record import Fact
@@ -56,7 +56,7 @@ def rounds_of(
     chosen = card.config_class(**{key: value for key, value in options.items() if key in card.config_class.model_fields})
     method, guard = method or card.function, None
     if limits is not None:
-        text = general_text(editing.tokenizer, HELD_OUT[:3])
+        text = [torch.tensor(editing.tokenizer(one)["input_ids"]) for one in HELD_OUT[:3]]
         guard = Guards(GuardOptions(**LOOSE | limits), {fact.id: fact for fact in facts}, text)
     return Rounds(editing, method, name, chosen, plan_rounds(facts, size, method.most), {"toy": 1}, guard)
 

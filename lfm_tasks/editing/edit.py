@@ -19,7 +19,7 @@ from lfm_tasks.editing.config import EditConfig
 from lfm_tasks.editing.files import read_caches, read_state, write_caches, write_quarantine, write_state
 from lfm_tasks.editing.guards import RULES, Check
 from lfm_tasks.editing.held_out import HELD_OUT
-from lfm_tasks.editing.measuring import Guards, general_text, moments_checks
+from lfm_tasks.editing.measuring import Guards, moments_checks
 from lfm_tasks.editing.method import Editing, EditMethod
 from lfm_tasks.editing.methods.config import LocatedOptions
 from lfm_tasks.editing.moments import moments_of
@@ -111,17 +111,21 @@ def edited_facts(directory: Path) -> dict[str, Fact]:
 def guards_of(config: EditConfig, inputs: Mapping[str, Input], editing: Editing, known: Mapping[str, Fact]) -> Guards:
     """Raises :class:`DataError` for key moments that no fact could be edited with."""
     options, method = config.guard_options(), config.method_config()
-    if "general" in inputs:
-        rows = read_rows(inputs["general"].path, "test", options.perplexity_rows)
-        check_vocabulary(editing.model, tokenizer_digest(model_directory(base_of(inputs["model"]))), rows.description)
-        text = [torch.from_numpy(ids) for ids in rows.input_ids if len(ids) > 1]
-    else:
-        text = general_text(editing.tokenizer, HELD_OUT)
+    text = text_of(inputs, editing, options.perplexity_rows)
     standing: list[Check] = []
     if isinstance(method, LocatedOptions) and method.covariance == "statistics":
         standing = moments_checks([moments_of(editing, site) for site in edited_sites(editing.decoder, method)], options)
     probe = read_facts(inputs["probe"].path) if "probe" in inputs else ()
     return Guards(options, known, text, [fact for fact in probe if fact.target_true is not None], standing)
+
+
+def text_of(inputs: Mapping[str, Input], editing: Editing, most: int) -> list[Tensor]:
+    """Token ids of the first rows of the general text that was given, or of that of the step's own."""
+    if "general" not in inputs:
+        return [torch.tensor(editing.tokenizer(text)["input_ids"]) for text in HELD_OUT]
+    rows = read_rows(inputs["general"].path, "test", most)
+    check_vocabulary(editing.model, tokenizer_digest(model_directory(base_of(inputs["model"]))), rows.description)
+    return [torch.from_numpy(ids) for ids in rows.input_ids if len(ids) > 1]
 
 
 def base_of(source: Input) -> Input:

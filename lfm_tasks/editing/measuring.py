@@ -7,11 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lfm_tasks.editing.asking import Pair, answers, mean_nll
-from lfm_tasks.editing.guards import Check, failed, judge, judge_all, judge_facts, largest_singular_value, relative_norm
+from lfm_tasks.editing.guards import Check, failed, judge_all, judge_facts, largest_singular_value, relative_norm
 from lfm_tasks.editing.guards_config import GuardOptions
 from lfm_tasks.editing.moments import KeyMoments
 from lfm_tasks.editing.rounds import Finished, Verdict
@@ -171,10 +170,6 @@ class Guards:
             with finished.at_base():
                 self._base |= _asked(finished, new)
         return self._base
-
-
-def general_text(tokenizer, texts: Sequence[str]) -> list[Tensor]:
-    return [torch.tensor(tokenizer(text)["input_ids"]) for text in texts]
 
 
 def _asked(finished: Finished, pairs: Sequence[Pair]) -> Lost:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lfm_tasks.editing.files import read_caches, read_state, write_caches, write_state
 from lfm_tasks.editing.guards import Check, failed
 from lfm_tasks.editing.interference import nearest_key
 from lfm_tasks.editing.method import Edit, Editing, EditMethod
+from lfm_tasks.editing.writing import copies, put_back
 from lfm_tasks.errors import DataError, NonFiniteLoss
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.edits import Round, apply_edits, read_edits, save_edits
@@ -104,13 +104,12 @@ class Rounds:
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Inside the block the model has the base's weights; afterwards what it had, bit for bit."""
-        weights = dict(self.editing.model.named_parameters())
-        now = _kept(weights, self.base)
-        _put(weights, self.base)
+        now = copies(self.editing.model, self.base)
+        put_back(self.editing.model, self.base)
         try:
             yield
         finally:
-            _put(weights, now)
+            put_back(self.editing.model, now)
 
     def _round(self, facts: Sequence[Fact], cache: Cache) -> None:
         editing = replace(self.editing, state=self.state, cache=cache, at_base=self.at_base)
@@ -131,12 +130,11 @@ class Rounds:
             "facts": [dict(one) for one in edit.facts],
         }
         written = Round(tuple(fact.id for fact in facts), edit.changes, note)
-        weights = dict(self.editing.model.named_parameters())
-        kept = _kept(weights, {change.name for change in edit.changes})
+        kept = copies(self.editing.model, {change.name for change in edit.changes})
         self._apply([written])
         verdict = Verdict() if self.guard is None else self.guard(self._as_finished(editing, facts, edit, written))
         if missed := failed(verdict.checks):
-            _put(weights, kept)
+            put_back(self.editing.model, kept)
             self._divide(facts, edit.cache, missed, " ".join(map(str, missed)))
             return
         self._keep(written, edit, verdict)
@@ -190,9 +188,9 @@ class Rounds:
         }
 
     def _apply(self, rounds: Sequence[Round]) -> None:
-        weights = dict(self.editing.model.named_parameters())
         names = {change.name for one in rounds for change in one.changes}
-        self.base |= _kept(weights, names & weights.keys() - self.base.keys())
+        known = {name for name, _ in self.editing.model.named_parameters()}
+        self.base |= copies(self.editing.model, names & known - self.base.keys())
         apply_edits(self.editing.model, rounds)
 
     def _measured(self) -> dict[str, float]:
@@ -225,13 +223,3 @@ def plan_rounds(facts: Sequence[Fact], size: int, most: int | None) -> list[Sequ
     """``size`` 0: as many as the method can."""
     step = min(size or len(facts), most or len(facts))
     return [facts[start : start + step] for start in range(0, len(facts), step)]
-
-
-def _kept(weights: Mapping[str, Tensor], names: Any) -> dict[str, Tensor]:
-    return {name: weights[name].detach().clone() for name in names}
-
-
-def _put(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, weight in kept.items():
-            weights[name].copy_(weight)
