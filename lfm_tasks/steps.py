@@ -276,6 +276,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="trace_facts",
+        title="Trace facts",
+        config="lfm_tasks.editing.trace_config:TraceFactsConfig",
+        run="lfm_tasks.editing.trace:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder that knows the facts."),
+            "facts": InputSpec(("dataset",), "Facts with their present answers."),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="unload",
         title="Unload",
         config="lfm_tasks.reuse.mixtures.config:UnloadConfig",

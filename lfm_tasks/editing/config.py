@@ -29,8 +29,8 @@ class EditConfig(MethodChoice):
     )
     guard: Literal["off", "warn", "fail"] = Field(
         "fail",
-        description="What is done with a round that misses a limit: nothing is measured; it is said and the round stays; the round is taken "
-        "back, the facts at fault are looked for by halving, and the others are written.",
+        description="What is done with a round that misses a limit: nothing is measured; it is said and the round stays; the round is "
+        "taken back, the facts at fault are looked for by halving, and the others are written.",
         json_schema_extra={"section": "Guards", "labels": {"off": "Off", "warn": "Warn", "fail": "Take back"}},
     )
     guards: dict[str, Option] = Field(
