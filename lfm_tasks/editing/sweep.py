@@ -96,7 +96,9 @@ def try_one(
     search = canonical_json(
         {name: value for name, value in parsed.cache_fields().items() if name not in ("ridge", "ridge_share", "energy")}
     )
-    found = caches.setdefault(search, _searched(card.function, editing, facts, parsed))
+    if search not in caches:
+        caches[search] = _searched(card.function, editing, facts, parsed)
+    found = caches[search]
     shares: dict[str, list[bool]] = {"success": [], "paraphrase": [], "neighbourhood": [], "free": []}
     lost, changes, nll = [], [], []
     for place, fact in enumerate(facts):

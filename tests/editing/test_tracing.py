@@ -118,7 +118,9 @@ def test_the_step_reports_where_facts_are_read(tmp_path):
     outcome = trace.run(config, inputs, Context(tmp_path / "work"))
     described = json.loads((tmp_path / "work" / "report" / "trace.json").read_text())
     assert [one["id"] for one in described["facts"]] == ["chip"] and outcome.summary["facts"] == 1
-    assert described["effects"]["state"][0] is None and len(described["effects"]["state"][2]) == LAYERS
+    there = set(Trace(editing_of(tmp_path / "model", tmp_path / "w"), known, 0.0, 1, 0).traced(2).roles)
+    assert [row is not None for row in described["effects"]["mlp"]] == [role in there for role in range(6)]
+    assert all(len(row) == LAYERS for row in described["effects"]["mlp"] if row is not None)
     again = trace.run(config, inputs, Context(tmp_path / "again"))
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(again.figures, outcome.figures, strict=True))
     write_facts([FACTS[1]], tmp_path / "unknown")
