@@ -81,7 +81,7 @@ def state_after(chain: Chain, rounds: int) -> dict[str, Tensor]:
     """What the method had handed on after so many rounds: of each tensor the columns that it had then."""
     if rounds == len(chain.rounds) or not rounds:
         return dict(chain.state) if rounds else {}
-    last = chain.rounds[rounds - 1]
+    last = next(one for one in reversed(chain.rounds[:rounds]) if "state" in one.note)
     if not METHODS[last.note["method"]].function.resolvable:
         raise IncompatibleModels(
             f"{last.note['method']} hands on a state that cannot be cut off behind a round. Apply the rounds wanted to the base again."
@@ -103,7 +103,7 @@ def solve_without(chain: Chain, forget: Sequence[str], kept: int, editing: Editi
             given.append({name: tensor[stay] for name, tensor in cache.items()})
     notes = [one.note for one in chain.rounds[kept:]]
     method = METHODS[notes[0]["method"]]
-    if any(note["method"] != method.name or note["options"] != notes[0]["options"] for note in notes):
+    if any(note["method"] != method.name or note.get("options") != notes[0]["options"] for note in notes):
         raise IncompatibleModels(
             "The rounds behind the fact were made by several methods or options. Keep the rounds before it, and edit again."
         )
