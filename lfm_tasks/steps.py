@@ -218,8 +218,73 @@ STEPS.add(
                 "Second moments of the base's keys, made by the step 'statistics' with method=key_moments; for methods that use them.",
                 required=False,
             ),
+            "general": InputSpec(
+                ("dataset",), "Prepared general text on which the perplexity must stay; else a text of the step's own.", required=False
+            ),
+            "probe": InputSpec(("dataset",), "Facts that the model knows and must still know after each round.", required=False),
         },
         outputs={"adapter": "adapter", "model": "model", "lora": "adapter"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="revise_edits",
+        title="Revise edits",
+        config="lfm_tasks.editing.config:ReviseEditsConfig",
+        run="lfm_tasks.editing.revise:run",
+        inputs={
+            "adapter": InputSpec(("adapter",), "Edits, as the step 'edit' makes them."),
+            "statistics": InputSpec(
+                ("statistics",), "The key moments that they were made with; to forget facts of methods that use them.", required=False
+            ),
+        },
+        outputs={"adapter": "adapter"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="sweep_edit_layers",
+        title="Find the layer to edit",
+        config="lfm_tasks.editing.sweep_config:SweepEditLayersConfig",
+        run="lfm_tasks.editing.sweep:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder to edit; of edits their base is tried."),
+            "facts": InputSpec(("dataset",), "Facts that the model knows, as evaluate_edits finds them."),
+            "statistics": InputSpec(
+                ("statistics",), "Second moments of the keys of all candidate layers; for methods that use them.", required=False
+            ),
+            "general": InputSpec(
+                ("dataset",), "Prepared general text on which the perplexity shall stay; else a text of the step's own.", required=False
+            ),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="choose_edit_layer",
+        title="Choose the layer to edit",
+        config="lfm_tasks.editing.sweep_config:ChooseEditLayerConfig",
+        run="lfm_tasks.editing.sweep_report:run",
+        inputs={"reports": InputSpec(("report",), "Reports of sweep_edit_layers, of some layers each.", many=True)},
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing",),
+    )
+)
+STEPS.add(
+    Step(
+        name="trace_facts",
+        title="Trace facts",
+        config="lfm_tasks.editing.trace_config:TraceFactsConfig",
+        run="lfm_tasks.editing.trace:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder that knows the facts."),
+            "facts": InputSpec(("dataset",), "Facts with their present answers."),
+        },
+        outputs={"report": "report"},
         code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
     )
 )

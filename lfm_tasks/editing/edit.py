@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import canonical_json
 from lfm_tasks.editing.config import EditConfig
+from lfm_tasks.editing.files import read_caches, read_state, write_caches, write_quarantine, write_state
+from lfm_tasks.editing.guards import RULES, Check
+from lfm_tasks.editing.held_out import HELD_OUT
+from lfm_tasks.editing.measuring import Guards, moments_checks
 from lfm_tasks.editing.method import Editing, EditMethod
+from lfm_tasks.editing.methods.config import LocatedOptions
+from lfm_tasks.editing.moments import moments_of
+from lfm_tasks.editing.pipeline import edited_sites
 from lfm_tasks.editing.pruning import pruned
-from lfm_tasks.editing.rounds import Rounds, plan_rounds, read_state, write_state
+from lfm_tasks.editing.rounds import Rounds, plan_rounds
 from lfm_tasks.errors import IncompatibleModels
-from lfm_tasks.facts.reading import read_facts
+from lfm_tasks.facts.reading import FACTS_FILE, parse_fact, read_facts, read_objects, write_facts
+from lfm_tasks.facts.record import Fact
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.edits import Round, is_edits, read_edits, save_as_lora, save_edits
 from lfm_tasks.models.memories.files import is_memory, read_memory, save_memory
 from lfm_tasks.models.mixtures.files import refuse_mixture
-from lfm_tasks.models.opening import model_directory, open_causal_lm, read_adapter
+from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm, read_adapter
+from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.models.saving import save_model, write_entry
 from lfm_tasks.models.statistics import Statistics, read_statistics
-from lfm_tasks.models.tokenizers import open_tokenizer
+from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 
@@ -47,7 +57,7 @@ def run(config: EditConfig, inputs: Mapping[str, Input], context: StepContext) -
             "facts": sum(len(one.facts) for one in rounds.new),
             "rounds": len(rounds.new),
             "rounds_before": len(rounds.before),
-            "refused": rounds.refused,
+            "quarantined": rounds.quarantined,
         },
         figures=(_figures(rounds, context.workdir / "figures"),),
     )
@@ -61,11 +71,8 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     """
     source = inputs["model"]
     facts, base = read_facts(inputs["facts"].path), base_of(source)
-    model = (
-        open_causal_lm(editable(source, METHODS[config.method].function, config.method))
-        .requires_grad_(False)
-        .to("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    check_goes_on(source, METHODS[config.method].function, config.method)
+    model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
     method: EditMethod = METHODS[config.method].function
     editing = Editing(
         model=model,
@@ -75,22 +82,52 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
         context=context,
         statistics=statistics_of(inputs.get("statistics"), base),
     )
-    rows = [asdict(fact) for fact in facts]
+    rows, options = [asdict(fact) for fact in facts], config.method_config()
+    before = read_edits(source.path) if source.kind == "adapter" else []
+    known = edited_facts(source.path) if before else {}
     return Rounds(
         editing=editing,
         method=method,
         name=config.method,
-        options=config.method_config(),
+        options=options,
         plan=plan_rounds(facts, config.round_size, method.most),
         identity={
             "config": config.cache_fields(),
             "model": source.sha256,
             "facts": sha256(canonical_json(rows)).hexdigest(),
-            "statistics": inputs["statistics"].sha256 if "statistics" in inputs else "",
+            "given": {name: one.sha256 for name, one in sorted(inputs.items())},
         },
-        before=read_edits(source.path) if source.kind == "adapter" else (),
-        state=read_state(source.path) if source.kind == "adapter" else {},
+        guard=None if config.guard == "off" else guards_of(config, inputs, editing, known | {fact.id: fact for fact in facts}),
+        known=known,
+        before=before,
+        caches=read_caches(source.path, len(before)),
+        state=read_state(source.path) if before else {},
     )
+
+
+def edited_facts(directory: Path) -> dict[str, Fact]:
+    """Those of all rounds, by id. A fact may have been edited again later, so that they are not checked as a set."""
+    return {fact.id: fact for fact in (parse_fact(row) for _, row in read_objects(directory / FACTS_FILE))}
+
+
+def guards_of(config: EditConfig, inputs: Mapping[str, Input], editing: Editing, known: Mapping[str, Fact]) -> Guards:
+    """Raises :class:`DataError` for key moments that no fact could be edited with."""
+    options, method = config.guard_options(), config.method_config()
+    text = text_of(inputs, editing, options.perplexity_rows)
+    standing: list[Check] = []
+    if isinstance(method, LocatedOptions) and method.covariance == "statistics":
+        standing = moments_checks([moments_of(editing, site) for site in edited_sites(editing.decoder, method)], options)
+    probe = read_facts(inputs["probe"].path) if "probe" in inputs else ()
+    return Guards(options, known, text, [fact for fact in probe if fact.target_true is not None], standing)
+
+
+def text_of(inputs: Mapping[str, Input], editing: Editing, most: int) -> list[Tensor]:
+    """Token ids of the first rows of the general text that was given, or of that of the step's own."""
+    if "general" not in inputs:
+        return [torch.tensor(editing.tokenizer(text)["input_ids"]) for text in HELD_OUT]
+    rows = read_rows(inputs["general"].path, "test", most)
+    check_vocabulary(editing.model, tokenizer_digest(model_directory(base_of(inputs["model"]))), rows.description)
+    return [torch.from_numpy(ids) for ids in rows.input_ids if len(ids) > 1]
 
 
 def base_of(source: Input) -> Input:
@@ -107,20 +144,18 @@ def base_of(source: Input) -> Input:
     return source.base
 
 
-def editable(source: Input, method: EditMethod, name: str) -> Input:
-    """What a method edits: the model itself, or below its own memory the base, for the memory goes on in the state.
-
-    Raises :class:`IncompatibleModels` for a memory of another method, and for edits of the weights below a memory or above one.
-    """
-    kept = read_memory(source.path).method if source.kind == "adapter" and is_memory(source.path) else None
-    if source.kind != "adapter" or (kept is None and not method.memory):
-        return source
+def check_goes_on(source: Input, method: EditMethod, name: str) -> None:
+    """Raise :class:`IncompatibleModels` for a memory of another method, and for edits of the weights below a memory or above one."""
+    if source.kind != "adapter":
+        return
+    kept = read_memory(source.path).method if is_memory(source.path) else None
+    if kept is None and not method.memory:
+        return
     if kept != name:
         raise IncompatibleModels(
             f"{source.reference} holds edits of {kept or 'the weights'}, which {name} cannot go on from. Edit its base, or edit by "
             f"{kept or 'a method that changes weights'} again."
         )
-    return source.base
 
 
 def statistics_of(given: Input | None, base: Input) -> Statistics | None:
@@ -139,13 +174,10 @@ def statistics_of(given: Input | None, base: Input) -> Statistics | None:
 def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> dict[str, Output]:
     """All rounds, the earlier ones too, as one adapter on the base."""
     base, every = base_of(source), [*rounds.before, *rounds.new]
-    directory = workdir / "adapter"
-    save_edits(directory, every)
-    write_state(directory, rounds.state)
+    outputs = {"adapter": save_edited(workdir / "adapter", every, rounds.caches, rounds.state, rounds.known, config.method, base)}
+    write_quarantine(workdir / "adapter", rounds.quarantined)
     if rounds.method.memory:
-        save_memory(directory, rounds.memory)
-    write_entry(directory, config.method, base.sha256, "causal_lm", None)
-    outputs = {"adapter": Output("adapter", directory)}
+        save_memory(workdir / "adapter", rounds.memory)
     if config.save_merged:
         save_model(rounds.editing.model.to("cpu"), base.path, workdir / "model")
         outputs["model"] = Output("model", workdir / "model")
@@ -155,17 +187,45 @@ def save(rounds: Rounds, config: EditConfig, source: Input, workdir: Path) -> di
     return outputs
 
 
+def save_edited(
+    directory: Path,
+    rounds: Sequence[Round],
+    caches: Sequence[Mapping[str, Tensor]],
+    state: Mapping[str, Tensor],
+    known: Mapping[str, Fact],
+    method: str,
+    base: Input,
+) -> Output:
+    """An adapter on ``base``, and beside it all that a later step needs to go on from it or to take a fact out."""
+    save_edits(directory, rounds)
+    write_state(directory, state)
+    write_caches(directory, caches)
+    write_facts([known[name] for name in dict.fromkeys(name for one in rounds for name in one.facts)], directory)
+    write_entry(directory, method, base.sha256, "causal_lm", None)
+    return Output("adapter", directory)
+
+
 def _metrics(rounds: Rounds) -> dict[str, float]:
     """Counts; means over the facts of what the method says of each; means over the rounds of what it says of a round."""
     facts = [one for written in rounds.new for one in written.note["facts"]]
     figures = [written.note["figures"] for written in rounds.new]
+    checks = [check for written in rounds.new for check in written.note.get("guards", [])]
     counts = {
         "facts_edited": float(sum(len(one.facts) for one in rounds.new)),
-        "facts_refused": float(len(rounds.refused)),
+        "facts_quarantined": float(len(rounds.quarantined)),
         "rounds": float(len(rounds.new)),
+        "guard_warnings": float(sum(check["outcome"] == "warn" for check in checks)),
         "numbers_kept": float(sum(change.left.numel() + change.right.numel() for one in rounds.new for change in one.changes)),
     }
-    return counts | {f"fact/{name}": value for name, value in _means(facts).items()} | _means(figures)
+    return counts | {f"fact/{name}": value for name, value in _means(facts).items()} | _means(figures) | _worst(checks)
+
+
+def _worst(checks: list[dict[str, Any]]) -> dict[str, float]:
+    """Over the rounds that stayed."""
+    values: dict[str, list[float]] = {}
+    for check in checks:
+        values.setdefault(check["name"], []).append(check["value"])
+    return {f"guard/{name}": (max if RULES[name].bound == "most" else min)(found) for name, found in values.items()}
 
 
 def _means(found: list[dict[str, float]]) -> dict[str, float]:
@@ -182,4 +242,4 @@ def _figures(rounds: Rounds, directory: Path) -> Path:
 
 def _described(one: Round) -> dict[str, Any]:
     ids = [{"id": name} | figures for name, figures in zip(one.facts, one.note["facts"], strict=False)]
-    return {"facts": ids, "figures": one.note["figures"]}
+    return {"facts": ids, "figures": one.note["figures"], "guards": one.note.get("guards", [])}

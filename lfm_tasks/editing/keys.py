@@ -30,7 +30,7 @@ class SubjectRows:
         """What the modules are given or give at the subjects' last tokens, [facts, contexts, width] each."""
         order = sorted(range(len(self.rows)), key=lambda place: len(self.rows[place]))
         found: list[list[Tensor]] = [[] for _ in (*inputs, *outputs)]
-        for chunk in _chunks(order, [len(row) for row in self.rows]):
+        for chunk in batches(order, [len(row) for row in self.rows]):
             last = torch.tensor([len(self.rows[place]) - 1 for place in chunk])
             ids = pad_sequence([self.rows[place] for place in chunk], batch_first=True)
             for kept, states in zip(found, until_seen(editing.decoder, ids, inputs, outputs), strict=True):
@@ -44,7 +44,7 @@ def subject_rows(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str
     return SubjectRows(tuple(torch.tensor(one.input_ids[: one.subject_last + 1]) for one in encoded), len(contexts))
 
 
-def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+def batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """``order``, by rising length, in chunks of at most ``PASS_TOKENS`` tokens or of one row."""
     chunks: list[list[int]] = []
     for place in order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,10 @@ class Editing:
     """Facts that a hyper-network was or is trained on; disjoint from those that are edited."""
     state: Mapping[str, Tensor] = field(default_factory=dict)
     """What the method's last round handed on: cached keys, running moments, a memory."""
+    cache: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of an edit of the same facts before, a row for each: what need not be searched for again. Nothing: all is found anew."""
+    at_base: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Inside the block the model has the weights of the base."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Edit:
     """Figures of each fact, in their order: nll after the optimisation, norm, cosine of its keys, …"""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Of the round: condition number, share of the null space, …"""
+    cache: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was expensive to find, a row for each fact, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,5 +61,8 @@ class EditMethod:
     """``(editing, facts, options) -> edit``."""
     most: int | None = None
     """Facts that one round may hold."""
+    resolvable: bool = False
+    """Its ``cache`` is all that a solve needs beside short passes, and each tensor of its ``state`` only gains columns from round to
+    round: so a chain of rounds can be solved anew without a fact, or cut off behind any of them."""
     memory: bool = False
     """The weights stay: the edit lives in ``state``, and ``lfm_tasks.models.memories`` puts it in the model's way."""

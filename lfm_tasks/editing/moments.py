@@ -36,6 +36,12 @@ class KeyMoments:
         return torch.linalg.cholesky(self.mean + self.ridge * torch.eye(len(self.mean), dtype=self.mean.dtype))
 
     @cached_property
+    def condition(self) -> float:
+        """Of C."""
+        values = torch.linalg.eigvalsh(self.mean) + self.ridge
+        return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+
+    @cached_property
     def eigenbasis(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of the mean, ascending, and eigenvectors as columns."""
         return torch.linalg.eigh(self.mean)

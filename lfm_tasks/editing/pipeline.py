@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from lfm_tasks.editing.contexts import fixed_contexts, mean_weights, sampled_con
 from lfm_tasks.editing.filters import rect
 from lfm_tasks.editing.keys import SubjectRows, subject_rows
 from lfm_tasks.editing.method import Edit, Editing
-from lfm_tasks.editing.methods.config import BatchOptions
+from lfm_tasks.editing.methods.config import BatchOptions, LocatedOptions, RomeOptions
 from lfm_tasks.editing.moments import Isotropic, KeyMoments, moments_of
 from lfm_tasks.editing.targets import Targets, find_targets
 from lfm_tasks.facts.record import Fact
@@ -26,6 +26,8 @@ LENGTH = "reference_length"
 """In the state: mean length of the clean values of the first round."""
 DEPTH = 0.14
 """Of an early layer, as a share of the model's."""
+LAYERS = 5
+"""That a batch is written over."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ def layers_of(decoder: Decoder, given: Sequence[int], count: int) -> list[Site]:
     return [decoder.site(layer) for layer in sorted(given) or [layer for layer in around if 0 <= layer < len(decoder.layers)]]
 
 
+def edited_sites(decoder: Decoder, options: LocatedOptions) -> list[Site]:
+    """Those that an edit with ``options`` changes, rising."""
+    if isinstance(options, RomeOptions):
+        return layers_of(decoder, [options.layer] if options.layer >= 0 else [], 1)
+    return layers_of(decoder, options.layers, LAYERS)
+
+
 def contexts_of(editing: Editing, options: BatchOptions) -> tuple[str, ...]:
     if options.contexts == "fixed":
         return fixed_contexts(options.prefixes)
@@ -63,7 +72,7 @@ def locate_and_edit(editing: Editing, facts: Sequence[Fact], sites: Sequence[Sit
     contexts, last = contexts_of(editing, options), sites[-1].layer
     moments = [_moments(editing, site, options) for site in sites]
     modules = shifted_modules(editing.decoder, last, recipe)
-    targets = find_targets(editing, facts, contexts, last, modules, options)
+    targets = _targets(editing, facts, contexts, last, modules, options)
     wanted, length = anchored(targets, editing.state.get(LENGTH) if options.anchor else None)
     rows = subject_rows(editing, facts, contexts if recipe.keys == "contexts" else contexts[:1])
     state: dict[str, Tensor] = {LENGTH: length} if options.anchor else {}
@@ -77,7 +86,18 @@ def locate_and_edit(editing: Editing, facts: Sequence[Fact], sites: Sequence[Sit
             measured.append(written)
             with torch.no_grad():
                 site.module.weight += change.stored.to(site.module.weight)
-    return Edit(tuple(changes), state, _of_facts(targets, wanted, measured), _of_round(measured))
+    cache = {field.name: getattr(targets, field.name) for field in fields(Targets)}
+    return Edit(tuple(changes), state, _of_facts(targets, wanted, measured), _of_round(measured), cache)
+
+
+def _targets(
+    editing: Editing, facts: Sequence[Fact], contexts: Sequence[str], layer: int, modules: Sequence[nn.Module], options: BatchOptions
+) -> Targets:
+    """Those of the cache, or found on the model as it is, or on the base."""
+    if editing.cache:
+        return Targets(**editing.cache)
+    with editing.at_base() if options.targets == "base" else nullcontext():
+        return find_targets(editing, facts, contexts, layer, modules, options)
 
 
 def shifted_modules(decoder: Decoder, layer: int, recipe: Recipe) -> list[nn.Module]:
@@ -168,6 +188,7 @@ def _of_facts(targets: Targets, wanted: Tensor, measured: Sequence[_Layer]) -> t
         "steps": targets.steps,
         "shift": (wanted - targets.clean).norm(dim=1),
         "clean": targets.clean.norm(dim=1),
+        "length": wanted.norm(dim=1),
         "key_cosine": last.cosine,
         "strength": last.strengths,
     }

@@ -23,6 +23,8 @@ class Encoded:
     """Place of the target's first token."""
     subject_last: int
     """Place of the last token that holds a character of the subject."""
+    subject_first: int
+    """Place of the first such token."""
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -48,7 +50,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, prefix: 
     inside = [place for place, (a, b) in enumerate(offsets[:target_start]) if a < min(b, end) and b > start]
     if not inside:
         raise DataError(f"Fact {fact.id}: no token of the subject {fact.subject!r} stands before the target in {text!r}.")
-    return Encoded(tuple(input_ids), target_start, inside[-1])
+    return Encoded(tuple(input_ids), target_start, inside[-1], inside[0])
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], Offsets, int]:

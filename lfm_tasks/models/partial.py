@@ -143,6 +143,19 @@ def shifted(module: nn.Module, places: Tensor, shift: Tensor) -> Iterator[list[T
         yield seen
 
 
+@contextmanager
+def replaced(module: nn.Module, places: Tensor, values: Tensor) -> Iterator[None]:
+    """Inside the block ``module`` gives ``values`` [rows, d] at each row's place [rows]."""
+
+    def put(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        tensor = first(output)
+        patched = tensor.index_put((torch.arange(len(places), device=tensor.device), places), values.to(tensor.dtype))
+        return (patched, *output[1:]) if isinstance(output, tuple) else patched
+
+    with module.register_forward_hook(put):
+        yield
+
+
 def first(output: Any) -> Tensor:
     """Attention gives a tuple, whose first member is the hidden states; MLPs and layers give those alone."""
     return output[0] if isinstance(output, tuple) else output

@@ -12,7 +12,9 @@ import torch
 from lfm_tasks.config import parse_config
 from lfm_tasks.editing import edit
 from lfm_tasks.editing.config import EditConfig
-from lfm_tasks.editing.rounds import plan_rounds
+from lfm_tasks.editing.guards import judge
+from lfm_tasks.editing.guards_config import GuardOptions
+from lfm_tasks.editing.rounds import Verdict, plan_rounds
 from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels
 from lfm_tasks.facts.reading import write_facts
 from lfm_tasks.models.edits import apply_edits, read_edits
@@ -47,7 +49,7 @@ def given(root: Path, kind: str) -> dict[str, Input]:
 
 
 def config(**values) -> EditConfig:
-    return EditConfig(**{"method": "memit", "options": OPTIONS, "round_size": 1} | values)
+    return EditConfig(**{"method": "memit", "options": OPTIONS, "round_size": 1, "guard": "off"} | values)
 
 
 def adapter(outcome, base: Input, name: str = "adapter") -> Input:
@@ -144,11 +146,14 @@ def test_a_round_that_the_guard_refuses_leaves_no_trace(inputs, tmp_path):
 
     def guard(finished):
         seen.append([one.facts for one in finished.rounds])
-        return "too far" if finished.facts[0].id == "bank" else ""
+        return Verdict([judge("change", 9.0 if finished.facts[0].id == "bank" else 0.0, GuardOptions())])
 
     rounds.guard = guard
     rounds.run()
-    assert rounds.refused == {"bank": "too far"} and [one.facts for one in rounds.new] == [("fox",), ("dog",)]
+    assert rounds.quarantined["bank"]["reason"].startswith("change 9, at most 0.8 is allowed") and [one.facts for one in rounds.new] == [
+        ("fox",),
+        ("dog",),
+    ]
     assert seen == [[("fox",)], [("fox",), ("bank",)], [("fox",), ("dog",)]]
     write_facts([FACTS[0], FACTS[2]], tmp_path / "facts")
     plain = edit.prepare(config(), inputs | {"facts": Input("two", "dataset", "a" * 64, tmp_path / "facts")}, Context(tmp_path / "plain"))

@@ -11,12 +11,11 @@ from torch import Tensor
 from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.methods.config import AlphaEditOptions, BatchOptions
 from lfm_tasks.editing.moments import KeyMoments
-from lfm_tasks.editing.pipeline import Recipe, layers_of, locate_and_edit
+from lfm_tasks.editing.pipeline import Recipe, edited_sites, locate_and_edit
 from lfm_tasks.editing.solvers import project
 from lfm_tasks.errors import DataError
 from lfm_tasks.facts.record import Fact
 
-LAYERS = 5
 LEAST_ENERGY = 0.05
 """Of the new keys inside the null space: with less, what is written is too weak to be read."""
 
@@ -43,14 +42,14 @@ ALPHAEDIT_RECIPE = Recipe("residual", projected, projects=True)
 
 
 def written(recipe: Recipe, editing: Editing, facts: Sequence[Fact], options: BatchOptions) -> Edit:
-    return locate_and_edit(editing, facts, layers_of(editing.decoder, options.layers, LAYERS), options, recipe)
+    return locate_and_edit(editing, facts, edited_sites(editing.decoder, options), options, recipe)
 
 
-MEMIT = EditMethod(edit=partial(written, MEMIT_RECIPE))
+MEMIT = EditMethod(edit=partial(written, MEMIT_RECIPE), resolvable=True)
 """Meng et al. 2023: D = R K^T (lambda C + K K^T)^-1, the residual shared out evenly over the layers that are left."""
-EMMET = EditMethod(edit=partial(written, MEMIT_RECIPE))
+EMMET = EditMethod(edit=partial(written, MEMIT_RECIPE), resolvable=True)
 """Gupta et al. 2024: D = R (K^T C^-1 K + mu I)^-1 K^T C^-1, which is MEMIT's with a ridge next to nothing."""
-PMET = EditMethod(edit=partial(written, PMET_RECIPE))
+PMET = EditMethod(edit=partial(written, PMET_RECIPE), resolvable=True)
 """Li et al. 2024: attention's and the MLP's outputs are shifted together and only the latter's is written, residuals by roots."""
-ALPHAEDIT = EditMethod(edit=partial(written, ALPHAEDIT_RECIPE))
+ALPHAEDIT = EditMethod(edit=partial(written, ALPHAEDIT_RECIPE), resolvable=True)
 """Fang et al. 2025: as MEMIT inside the null space of preserved keys."""

@@ -23,6 +23,11 @@ class TargetOptions(Config):
         0.0625, ge=0, le=100, description="Factor of the divergence of what follows '<subject> is' from what followed before."
     )
     decay: float = Field(0.5, ge=0, le=100, description="Factor of the shift's length over the square of the value's.")
+    targets: Literal["current", "base"] = Field(
+        "current",
+        description="Model that values are searched for on: as the rounds before left it, or the base. Values of the base do not depend on "
+        "other facts, so that a fact can be forgotten exactly.",
+    )
     contexts: Literal["fixed", "sampled"] = Field(
         "fixed", description="Texts put before the prompt: fixed ones, or drawn from the model itself by the seed."
     )

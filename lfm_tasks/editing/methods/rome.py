@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.methods.config import BatchOptions, LocatedOptions, RomeOptions
-from lfm_tasks.editing.pipeline import Recipe, layers_of, locate_and_edit
+from lfm_tasks.editing.pipeline import Recipe, edited_sites, locate_and_edit
 from lfm_tasks.facts.record import Fact
 
 
 def rome(editing: Editing, facts: Sequence[Fact], options: RomeOptions) -> Edit:
-    sites = layers_of(editing.decoder, [options.layer] if options.layer >= 0 else [], 1)
     measured = "mean" if options.output == "bare" else "bare"
     recipe = Recipe("mlp", lambda moments, keys, _: moments.whiten(keys), keys=options.keys, measured=measured)
     common = {name: getattr(options, name) for name in LocatedOptions.model_fields}
+    sites = edited_sites(editing.decoder, options)
     return locate_and_edit(editing, facts, sites, BatchOptions(**common, ridge_share=0, remember=False), recipe)
 
 
-ROME = EditMethod(edit=rome, most=1)
+ROME = EditMethod(edit=rome, most=1, resolvable=True)

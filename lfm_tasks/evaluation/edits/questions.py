@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lfm_tasks.facts.reading import mentions
+from lfm_tasks.facts.edited import was_edited
 from lfm_tasks.facts.record import Fact, Probe
 
 
@@ -51,20 +51,6 @@ def questions(facts: Sequence[Fact], earlier: Sequence[Fact] = ()) -> tuple[list
     now = {fact.id for fact in facts}
     asked += [Question("retention", fact.id, 0, fact.text, (fact.target_new,), fact.target_true) for fact in earlier if fact.id not in now]
     return asked, left_out
-
-
-def was_edited(facts: Sequence[Fact]) -> Callable[[Probe, str], bool]:
-    """``edited(probe, relation)``: whether the probe asks for one of ``facts``, in their own words or for the same relation."""
-    prompts = {prompt for fact in facts for prompt in (fact.text, *fact.paraphrases)}
-    subjects: dict[str, list[str]] = {}
-    for fact in facts:
-        subjects.setdefault(fact.relation, []).append(fact.subject)
-
-    def edited(probe: Probe, relation: str) -> bool:
-        named = subjects.get(relation, []) if relation else []
-        return probe.prompt in prompts or any(mentions(subject, probe.prompt) for subject in named)
-
-    return edited
 
 
 def _of(aspect: str, fact: Fact, probes: Sequence[Probe], wrong: str | None = None) -> Iterator[Question]:
