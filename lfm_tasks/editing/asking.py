@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lfm_tasks.editing.keys import batches
 from lfm_tasks.facts.locate import encode_answer
 from lfm_tasks.models.attention import logits_at
+from lfm_tasks.models.memories.prompting import rewrite
 
 Pair = tuple[str, str]
 """Prompt and answer."""
@@ -31,9 +32,9 @@ class Said:
 
 
 def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Said:
-    """Equal pairs are asked once. Raises :class:`~lfm_tasks.errors.DataError` as :func:`encode_answer`."""
+    """Equal pairs are asked once, with what a memory puts before their prompts. Raises :class:`~lfm_tasks.errors.DataError` as :func:`encode_answer`."""
     unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    encoded = [encode_answer(tokenizer, *pair) for pair in unique]
+    encoded = [encode_answer(tokenizer, rewrite(model, prompt), answer) for prompt, answer in unique]
     lost, hits = token_losses(model, [torch.tensor(ids) for ids, _, _ in encoded], [max(1, start) for _, _, start in encoded])
     back = torch.tensor([unique[pair] for pair in pairs], dtype=torch.long)
     nll = torch.tensor([float(one.mean()) for one in lost])

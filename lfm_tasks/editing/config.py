@@ -56,17 +56,6 @@ class EditConfig(MethodChoice):
         self.guard_options()
         return self
 
-    @model_validator(mode="after")
-    def _saves_what_there_is(self) -> EditConfig:
-        from lfm_tasks.catalogue import METHODS
-
-        if (self.save_merged or self.save_lora) and "weights" not in METHODS[self.method].access:
-            raise ConfigError(
-                f"{self.method} keeps its edits beside the weights, so that no other model can hold them. Set save_merged and save_lora to "
-                "false, or choose a method that changes weights."
-            )
-        return self
-
     def guard_options(self) -> GuardOptions:
         """With ``guard`` warn every check only warns. Raises :class:`ConfigError` that names the options of the guards."""
         options = parse_config(GuardOptions, self.guards, where="guards")

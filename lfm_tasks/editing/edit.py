@@ -26,7 +26,7 @@ from lfm_tasks.editing.moments import moments_of
 from lfm_tasks.editing.pipeline import edited_sites
 from lfm_tasks.editing.pruning import pruned
 from lfm_tasks.editing.rounds import Rounds, plan_rounds
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.facts.reading import FACTS_FILE, parse_fact, read_facts, read_objects, write_facts
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.memory import peak_rss_bytes
@@ -67,13 +67,17 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     """The model with its earlier edits, and the rounds that are to come.
 
     Raises :class:`IncompatibleModels` for an adapter that holds no edits, a mixture, an encoder, and statistics of another model;
-    :class:`~lfm_tasks.errors.DataError` for facts that cannot be used.
+    :class:`~lfm_tasks.errors.DataError` for facts that cannot be used, :class:`ConfigError` for a memory that is to be merged.
     """
-    source = inputs["model"]
+    source, method = inputs["model"], METHODS[config.method].function
+    if method.memory and (config.save_merged or config.save_lora):
+        raise ConfigError(
+            f"{config.method} keeps its edits beside the weights, so that no plain model and no LoRA adapter holds them. Set save_merged and "
+            "save_lora to false, or choose a method that changes weights."
+        )
     facts, base = read_facts(inputs["facts"].path), base_of(source)
-    check_goes_on(source, METHODS[config.method].function, config.method)
+    check_goes_on(source, method, config.method)
     model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    method: EditMethod = METHODS[config.method].function
     editing = Editing(
         model=model,
         tokenizer=open_tokenizer(model_directory(source)),

@@ -7,7 +7,7 @@ import torch
 
 from lfm_tasks.editing import edit
 from lfm_tasks.editing.config import EditConfig
-from lfm_tasks.errors import IncompatibleModels
+from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.facts.reading import write_facts
 from lfm_tasks.models.edits import read_edits
 from lfm_tasks.models.memories.files import read_memory
@@ -34,7 +34,7 @@ def inputs(tmp_path_factory) -> dict[str, Input]:
 
 
 def edited(name: str, model: Input, facts: Input, work, **values) -> Input:
-    config = EditConfig(method=name, options=QUICK.get(name, {}), **values)
+    config = EditConfig(method=name, options=QUICK.get(name, {}), **{"guard": "off"} | values)
     outcome = edit.run(config, {"model": model, "facts": facts}, Context(work))
     return Input(name, "adapter", "e" * 64, outcome.outputs["adapter"].path, base=model.base or model)
 
@@ -66,3 +66,8 @@ def test_memories_and_other_edits_do_not_go_on_from_one_another(inputs, tmp_path
     ):
         with pytest.raises(IncompatibleModels, match=says):
             edited(name, model, inputs["rest"], tmp_path / f"c-{name}")
+
+
+def test_a_memory_is_not_saved_as_weights(inputs, tmp_path):
+    with pytest.raises(ConfigError, match="wise keeps its edits beside the weights"):
+        edited("wise", inputs["model"], inputs["first"], tmp_path / "a", save_merged=True)
