@@ -65,7 +65,7 @@ def test_an_edited_model_says_what_the_search_promised(editing):
 
     Nothing stands before the subject, which the edit would change too."""
     fact, site = replace(FACTS[0], prompt="{} scored in the", subject="Article"), editing.decoder.site(1)
-    targets = find_targets(editing, [fact], ("",), 1, [site.module], TargetOptions(steps=6))
+    targets = find_targets(editing, [fact], ("",), 1, [site.module], TargetOptions(steps=6, clamp=4))
     ids, place = asked(editing, fact)
     with shifted(site.module, torch.tensor([place]), targets.shift):
         promised = editing.model(ids).logits[0, place:]
@@ -81,7 +81,7 @@ def test_an_edited_model_says_what_the_search_promised(editing):
 def test_rome_writes_the_mean_output_at_the_mean_key(editing):
     contexts, site, fact = fixed_contexts(2), editing.decoder.site(2), FACTS[1]
     key = torch.stack([key_at(editing, 2, fact, context) for context in contexts]).mean(0)
-    targets = find_targets(editing, [fact], contexts, 2, [site.module], TargetOptions(steps=6))
+    targets = find_targets(editing, [fact], contexts, 2, [site.module], TargetOptions(steps=6, clamp=4))
     bare = {"output": "bare", "layer": 2, "steps": 6, "two_keys": False}
     made = edit("rome", editing, FACTS[1:], layer=2, steps=6, two_keys=False)
     torch.testing.assert_close(made.changes[0].left @ (made.changes[0].right.T @ key), targets.shift[0], atol=1e-4, rtol=1e-3)
@@ -95,7 +95,7 @@ def test_two_keys_write_the_bare_prompt_and_the_others(editing):
     fact = replace(FACTS[0], prompt="{} scored in the", subject="Article")
     made = edit("rome", editing, [fact], layer=0, steps=6)
     assert made.facts[0]["key_cosine"] < 0.7 and made.changes[0].left.shape[1] == 2
-    shift = find_targets(editing, [fact], contexts, 0, [site.module], TargetOptions(steps=6)).shift[0]
+    shift = find_targets(editing, [fact], contexts, 0, [site.module], TargetOptions(steps=6, clamp=4)).shift[0]
     keys = [key_at(editing, 0, fact, context) for context in contexts]
     for key in (keys[0], torch.stack(keys[1:]).mean(0)):
         torch.testing.assert_close(made.changes[0].left @ (made.changes[0].right.T @ key), shift, atol=1e-4, rtol=1e-3)
@@ -107,7 +107,7 @@ def test_the_original_rome_is_too_large_by_the_ratio_of_its_two_keys(editing):
     contexts, site = fixed_contexts(2), editing.decoder.site(0)
     moments = pipeline._moments(editing, site, pipeline.BatchOptions())
     keys = torch.stack([key_at(editing, 0, fact, context) for context in contexts]).double()
-    shift = find_targets(editing, [fact], contexts, 0, [site.module], TargetOptions(steps=6)).shift[0].double()
+    shift = find_targets(editing, [fact], contexts, 0, [site.module], TargetOptions(steps=6, clamp=4)).shift[0].double()
     u = moments.whiten(keys.mean(0)[:, None])[:, 0]
     original = torch.outer(shift, u) / (u @ keys[0])
     ours = edit("rome", editing, [fact], layer=0, steps=6, two_keys=False).changes[0]

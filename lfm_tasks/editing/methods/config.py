@@ -54,6 +54,7 @@ class LocatedOptions(TargetOptions):
 
 class RomeOptions(LocatedOptions):
     layer: int = Field(-1, ge=-1, lt=10_000, description="Layer of the decoder, from 0, that is edited; -1 takes an early one.")
+    clamp: float = Field(4.0, gt=0, le=100, description="Longest shift of a value, in lengths of the value without it.")
     averaging: Literal["equal", "halves"] = Field(
         "equal", description="Mean key over contexts: all the same, or half of it the bare prompt's."
     )
