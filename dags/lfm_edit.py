@@ -32,10 +32,12 @@ another are refused before anything runs. *known* asks the unedited model first:
 or refused, as the form says.
 
 **Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and write
-it there; *edit* writes the facts in rounds, each of which resumes after a stop; *evaluate* asks base, champion and challenger: success,
+it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses a limit is taken back, the facts
+at fault are found and put into quarantine, the others are written. *evaluate* asks base, champion and challenger: success,
 paraphrases, neighbours, what follows from a fact, answers of their own beside forced ones, and perplexity on general text. *gate*
 compares challenger and champion; *ask*, *approve* and *promote* are those of `lfm_adapt`. The edit itself is an artifact of low-rank
-changes beside the base: every version is got back exactly, by `lfm_rollback` or from the adapter.
+changes beside the base: every version is got back exactly, by `lfm_rollback` or from the adapter. Methods that keep the weights (GRACE,
+WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a plain model.
 """,
     schedule=None,
     catchup=False,
@@ -73,7 +75,7 @@ changes beside the base: every version is got back exactly, by `lfm_rollback` or
     edit = EditOperator(
         task_id="edit",
         references={"model": "{model}"},
-        inputs={"facts": facts, "statistics": statistics.output["statistics"]},
+        inputs={"facts": facts, "statistics": statistics.output["statistics"], "general": general.output["dataset"]},
         config={"save_merged": True},
         outlets=[NEW_MODEL],
         trigger_rule="none_failed",

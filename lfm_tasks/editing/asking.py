@@ -32,7 +32,10 @@ class Said:
 
 
 def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Said:
-    """Equal pairs are asked once, with what a memory puts before their prompts. Raises :class:`~lfm_tasks.errors.DataError` as :func:`encode_answer`."""
+    """Equal pairs are asked once, with what a memory puts before their prompts.
+
+    Raises :class:`~lfm_tasks.errors.DataError` as :func:`encode_answer`.
+    """
     unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
     encoded = [encode_answer(tokenizer, rewrite(model, prompt), answer) for prompt, answer in unique]
     lost, hits = token_losses(model, [torch.tensor(ids) for ids, _, _ in encoded], [max(1, start) for _, _, start in encoded])

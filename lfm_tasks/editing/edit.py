@@ -72,8 +72,8 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     source, method = inputs["model"], METHODS[config.method].function
     if method.memory and (config.save_merged or config.save_lora):
         raise ConfigError(
-            f"{config.method} keeps its edits beside the weights, so that no plain model and no LoRA adapter holds them. Set save_merged and "
-            "save_lora to false, or choose a method that changes weights."
+            f"{config.method} keeps its edits beside the weights, so that no plain model and no LoRA adapter holds them. Set save_merged "
+            "and save_lora to false, or choose a method that changes weights."
         )
     facts, base = read_facts(inputs["facts"].path), base_of(source)
     check_goes_on(source, method, config.method)

@@ -39,6 +39,7 @@ def conf(tmp_path):
         "evaluate_edits_unknown": "keep",
         "evaluate_edits_fluency_facts": 1,
         "edit_round_size": 2,
+        "edit_guard": "off",
         "edit_layers": [0, 1],
         "edit_steps": 3,
         "gate_must_not_regress": [],

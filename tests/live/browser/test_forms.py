@@ -124,6 +124,7 @@ def test_edit(run, operated):
             "What to work on": {"model": f"file://{operated.data}/model", "facts": "", "corpus": rows(operated), "general": ""},
             "Import facts: Facts": {"import_facts_facts": fact},
             "Edit: Method": {"edit_method": "FT-M"},
+            "Edit: Guards": {"edit_guard": "Off"},
             "Evaluate edits: Evaluation": {"evaluate_edits_unknown": "Hand them on with the others"},
             "Promote: Promotion": {"promote_model_name": "edited-by-form", "promote_approval": "Never"},
         },
