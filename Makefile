@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-merge up test test-oracle bench effect lint
+.PHONY: demo demo-merge demo-edit up test test-oracle bench effect lint
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -12,6 +12,10 @@ demo: $(READY)
 
 demo-merge: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo merge
+
+# make demo-edit METHODS=all, or METHODS="rome grace" FACTS=24: other methods and sizes than the default's
+demo-edit: $(READY)
+	$(BIN)/python -m lfm_tasks.cli demo edit $(if $(METHODS),--methods $(METHODS)) $(if $(FACTS),--facts $(FACTS))
 
 up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up
@@ -29,9 +33,9 @@ bench: $(READY)
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
 
-# make effect NAME=adaptation, merging, averaging: what a method gains, over three seeds
+# make effect NAME=adaptation, merging, averaging, editing: what a method gains, over three seeds; ARGS are the script's own
 effect: $(READY)
-	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py
+	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,12 +14,16 @@ from typing import Any
 
 from lfm_tasks.settings import settings
 
+DEMOS = "adapt a decoder, merge four classifiers, or edit facts that a decoder knows"
+
 
 def register(commands: Any) -> None:
     up = commands.add_parser("up", help="start PostgreSQL, MLflow and Airflow here, in the foreground")
     up.set_defaults(call=_up)
     demo = commands.add_parser("demo", help="run a job on the starter models and data, then stop everything")
-    demo.add_argument("name", nargs="?", choices=("adapt", "merge"), default="adapt", help="adapt a decoder, or merge four classifiers")
+    demo.add_argument("name", nargs="?", choices=("adapt", "merge", "edit"), default="adapt", help=DEMOS)
+    demo.add_argument("--methods", nargs="+", default=(), metavar="METHOD", help="edit: methods, or all (default: memit alphaedit ft_m)")
+    demo.add_argument("--facts", type=int, default=12, metavar="N", help="edit: known facts that are changed (default: 12)")
     demo.set_defaults(call=_demo)
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and the command that mends it")
     doctor.add_argument("--json", action="store_true")
@@ -41,6 +45,10 @@ def _demo(options: argparse.Namespace) -> int:
         from lfm_tasks.stack.demo_merge import demo_merge
 
         return demo_merge(settings())
+    if options.name == "edit":
+        from lfm_tasks.stack.demo_edit import demo_edit
+
+        return demo_edit(settings(), options.methods, options.facts)
     from lfm_tasks.stack.demo import demo
 
     return demo(settings(), conf=DEMO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,26 +38,43 @@ def demo(
 
     Returns 0 when every task ended well, whatever the gate decided; 1 when one failed, with the end of its log shown.
     """
-    console = console or terminal()
     dag_id = dag_id or f"lfm_{name}"
+    began = time.monotonic()
+
+    def work(stack: Stack, console: Console) -> bool:
+        up_seconds = time.monotonic() - began
+        started = time.monotonic()
+        run_id = trigger(stack, dag_id, conf)
+        state = follow_or_fail(stack, dag_id, run_id, console)
+        times = {"start_seconds": up_seconds, "dag_seconds": time.monotonic() - started}
+        report(stack, name, dag_id, run_id, state, times, console)
+        if state != "success":
+            show_failures(stack, dag_id, run_id, console)
+        return state == "success"
+
+    return on_a_stack(settings, starters, work, console, dags)
+
+
+def on_a_stack(
+    settings: Settings,
+    starters: Sequence[str],
+    work: Callable[[Stack, Console], bool],
+    console: Console | None = None,
+    dags: Path = REPOSITORY / "dags",
+) -> int:
+    """Fetch the starters, do ``work`` on a stack of its own, stop everything; the exit code: 0 where ``work`` says that all ended well."""
+    console = console or terminal()
     began = time.monotonic()
     try:
         fetch_starters(settings, starters, console)
         with starting(settings, console, dags=dags) as stack:
             console.print(addresses(stack))
-            up_seconds = time.monotonic() - began
-            started = time.monotonic()
-            run_id = trigger(stack, dag_id, conf)
-            state = follow_or_fail(stack, dag_id, run_id, console)
-            times = {"start_seconds": up_seconds, "dag_seconds": time.monotonic() - started}
-            report(stack, name, dag_id, run_id, state, times, console)
-            if state != "success":
-                show_failures(stack, dag_id, run_id, console)
+            well = work(stack, console)
     except KeyboardInterrupt:
         console.print("Interrupted; everything is stopped.")
         return 130
     console.print(f"Everything is stopped. {time.monotonic() - began:.0f} s in all.")
-    return 0 if state == "success" else 1
+    return 0 if well else 1
 
 
 def fetch_starters(settings: Settings, names: Sequence[str], console: Console) -> None:
@@ -86,6 +103,14 @@ def trigger(stack: Stack, dag_id: str, conf: Mapping[str, Any] | None) -> str:
         time.sleep(0.5)
     stack.airflow.unpause(dag_id)
     return stack.airflow.trigger(dag_id, dict(conf or {}))
+
+
+def ended_well(stack: Stack, dag_id: str, run_id: str, console: Console) -> bool:
+    """Follow the run; of one that failed the end of its log is shown."""
+    if follow_or_fail(stack, dag_id, run_id, console) == "success":
+        return True
+    show_failures(stack, dag_id, run_id, console)
+    return False
 
 
 def follow_or_fail(stack: Stack, dag_id: str, run_id: str, console: Console) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +13,9 @@ from rich.text import Text
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.catalogue import methods_of
 from lfm_tasks.settings import Settings
-from lfm_tasks.stack.demo import fetch_starters, follow_or_fail, show_failures, trigger
+from lfm_tasks.stack.demo import ended_well, on_a_stack, trigger
 from lfm_tasks.stack.embedded import Stack
 from lfm_tasks.stack.summary import records_of_run
-from lfm_tasks.stack.up import addresses, starting, terminal
 
 BASE = "minilm-l6"
 EXPERTS = ("bbc-news", "movie-reviews", "sarcasm", "tweets")
@@ -44,24 +42,18 @@ def demo_merge(settings: Settings, console: Console | None = None) -> int:
 
     Returns 0 when every run ended well, 1 when one failed, with the end of its log shown.
     """
-    console = console or terminal()
-    began = time.monotonic()
-    try:
-        fetch_starters(settings, (BASE, *EXPERTS), console)
-        with starting(settings, console) as stack:
-            console.print(addresses(stack))
-            runs = {name: trigger(stack, "lfm_adapt", expert_params(name)) for name in EXPERTS}
-            ended = [run(stack, "lfm_adapt", run_id, console) for run_id in runs.values()]
-            if all(ended):
-                models = [tuned_model(stack, run_id) for run_id in runs.values()]
-                run_id = trigger(stack, "lfm_merge", merge_params(models))
-                ended.append(run(stack, "lfm_merge", run_id, console))
-                report(stack, run_id, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted; everything is stopped.")
-        return 130
-    console.print(f"Everything is stopped. {time.monotonic() - began:.0f} s in all.")
-    return 0 if all(ended) else 1
+
+    def work(stack: Stack, console: Console) -> bool:
+        runs = {name: trigger(stack, "lfm_adapt", expert_params(name)) for name in EXPERTS}
+        ended = [ended_well(stack, "lfm_adapt", run_id, console) for run_id in runs.values()]
+        if all(ended):
+            models = [tuned_model(stack, run_id) for run_id in runs.values()]
+            run_id = trigger(stack, "lfm_merge", merge_params(models))
+            ended.append(ended_well(stack, "lfm_merge", run_id, console))
+            report(stack, run_id, console)
+        return all(ended)
+
+    return on_a_stack(settings, (BASE, *EXPERTS), work, console)
 
 
 def expert_params(name: str) -> dict[str, Any]:
@@ -78,14 +70,6 @@ def merge_params(models: list[str]) -> dict[str, Any]:
     also = [card.name for card in cards if card.function.takes(len(models)) and "gradients" not in card.access]
     sources = {"models": models, "data": [f"starter://{name}" for name in EXPERTS], "base": f"starter://{BASE}"}
     return {**sources, **PREPARE, **EVALUATE, "merge_method": "task_arithmetic", "merge_scale": 0.3, "also": also, "mixtures": ["smile"]}
-
-
-def run(stack: Stack, dag_id: str, run_id: str, console: Console) -> bool:
-    """Whether it ended well."""
-    if follow_or_fail(stack, dag_id, run_id, console) == "success":
-        return True
-    show_failures(stack, dag_id, run_id, console)
-    return False
 
 
 def tuned_model(stack: Stack, run_id: str) -> str:

@@ -34,8 +34,8 @@ def run(step: str, inputs: Mapping[str, str | list[str]], *, alone: bool = False
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over the seeds."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+    """Mean and standard deviation over the seeds; of a single seed its value."""
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def write(name: str, result: Mapping[str, Any], table: str) -> None:
