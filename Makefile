@@ -13,7 +13,7 @@ demo: $(READY)
 demo-merge: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo merge
 
-# make demo-edit METHODS=all, or METHODS="rome grace" FACTS=24: other methods and sizes than the default's
+# make demo-edit METHODS=all, or METHODS="rome alphaedit" FACTS=24: other methods and sizes than the default's
 demo-edit: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo edit $(if $(METHODS),--methods $(METHODS)) $(if $(FACTS),--facts $(FACTS))
 

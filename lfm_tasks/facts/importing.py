@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lfm_tasks.artifacts.manifest import MANIFEST
 from lfm_tasks.errors import DataError
 from lfm_tasks.facts.config import ImportFactsConfig
 from lfm_tasks.facts.formats.detect import canonical_rows
@@ -48,7 +49,7 @@ def run(config: ImportFactsConfig, inputs: Mapping[str, Input], context: StepCon
 
 def _file_rows(directory: Path) -> list[tuple[str, Any]]:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix.lower() in SUFFIXES]
-    files = [path for path in files if path.name not in ("source.json", "facts.json")]
+    files = [path for path in files if path.name not in (MANIFEST, "source.json", "facts.json")]
     if not files:
         there = ", ".join(sorted(path.name for path in directory.rglob("*") if path.is_file())[:5]) or "nothing"
         raise DataError(f"The data set holds no {' or '.join(SUFFIXES)} file; it holds {there}. Give the data set's own JSON files.")

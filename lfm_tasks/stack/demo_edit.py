@@ -12,7 +12,7 @@ from rich.console import Console
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.errors import ConfigError, unknown_name
-from lfm_tasks.facts.reading import fact_row, read_facts
+from lfm_tasks.facts.reading import FACTS_FILE
 from lfm_tasks.settings import Settings
 from lfm_tasks.stack.demo import ended_well, on_a_stack, trigger
 from lfm_tasks.stack.edited import Edited, edited, one_line_each, table, unedited
@@ -21,7 +21,7 @@ from lfm_tasks.stack.embedded import Stack
 from lfm_tasks.stack.summary import Record, records_of_run
 
 MODEL, FACTS, CORPUS, GENERAL = "smollm2-135m-instruct", "country-facts", "bbc-news", "nyt-editorials"
-DEFAULT_METHODS = ("memit", "alphaedit", "ft_m")
+DEFAULT_METHODS = ("memit", "ft_m")
 ALL = "all"
 COUNT, ALONE, ROUND = 12, 2, 3
 """Facts; how many of them are also written each into a model of its own; facts of a round."""
@@ -116,9 +116,8 @@ def follow(stack: Stack, plan: Plan, lines: list[Edited], known: list[dict[str, 
 
 
 def known_rows(store: Store, record: Record) -> list[dict[str, Any]]:
-    """Rows as Airflow takes them for Params: plain JSON."""
-    directory = store.backend.local_path(f"artifacts/dataset/{record['outputs']['known']['sha256']}")
-    return json.loads(json.dumps([fact_row(fact) for fact in read_facts(directory)]))
+    data = store.backend.get_bytes(f"artifacts/dataset/{record['outputs']['known']['sha256']}/{FACTS_FILE}")
+    return [json.loads(line) for line in data.splitlines()]
 
 
 def report(stack: Stack, lines: Sequence[Edited], console: Console) -> None:
@@ -128,6 +127,6 @@ def report(stack: Stack, lines: Sequence[Edited], console: Console) -> None:
     (directory / "edit.json").write_text(json.dumps([asdict(line) for line in shown], indent=2) + "\n")
     draw(shown).savefig(directory / "edit.png", metadata={"Software": None})
     console.print(table(shown))
-    console.print(f"Table and pictures: {directory}/edit.json and edit.png. Each line's runs, after `make up`:")
-    console.print(f"  Airflow  {stack.addresses.airflow}/dags/lfm_edit/runs")
-    console.print(f"  MLflow   {stack.addresses.mlflow} (models edited-METHOD-WAY; the report of each evaluation has a line for each fact)")
+    console.print(f"Table and pictures: {directory}/edit.json and edit.png. `make up` shows the rest:")
+    console.print("  Airflow: the runs of lfm_edit, one for each method and way. MLflow: the models edited-METHOD-WAY; the report of each")
+    console.print("  evaluation has a line for each fact.")

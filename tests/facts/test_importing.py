@@ -190,6 +190,7 @@ def test_what_was_imported_is_imported_again_as_it_is(tmp_path: Path):
     _, facts = importing(tmp_path, [COUNTERFACT, KNOWEDIT])
     again = tmp_path / "again"
     again.mkdir()
+    (tmp_path / "work" / "facts" / "manifest.json").write_text('{"kind": "dataset"}')  # as beside every artifact of a store of files
     inputs = {"data": Input("data", "dataset", "d" * 64, tmp_path / "work" / "facts")}
     outcome = run(ImportFactsConfig(), inputs, Context(again / "work"))
     first = (tmp_path / "work" / "facts" / "facts.jsonl").read_bytes()

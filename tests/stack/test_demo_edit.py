@@ -15,9 +15,10 @@ from rich.console import Console
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.facts.reading import parse_fact, write_facts
 from lfm_tasks.form import form_fields
 from lfm_tasks.settings import Settings
-from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, alone, choose, demo_edit, plans
+from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, alone, choose, demo_edit, known_rows, plans
 from lfm_tasks.stack.edited import METRICS, UNEDITED, Edited, by_age, edited, one_line_each, table, unedited
 from lfm_tasks.stack.edited_figure import draw
 from lfm_tasks.steps import STEPS
@@ -95,6 +96,13 @@ def test_lines_are_read_from_records_and_reports(store, tmp_path):
     assert (line.name, line.facts, line.by_age, line.retention) == ("MEMIT, in rounds", 4, [1.0, 0.5], 0.5)
     assert line.metrics == dict.fromkeys(("success", "paraphrase", "neighbourhood", "says it"), 0.5)
     assert edited(store, records, "memit", "at once", 0).by_age == [0.75]
+
+
+def test_known_facts_are_typed_in_as_they_were_written(store, tmp_path):
+    facts = [parse_fact(ROW), parse_fact(ROW | {"id": "capital-cote", "subject": "Côte d’Ivoire", "target_true": "Yamoussoukro"})]
+    write_facts(facts, tmp_path / "known")
+    record = {"outputs": {"known": {"sha256": store.commit(tmp_path / "known", "dataset").sha256}}}
+    assert [parse_fact(row) for row in known_rows(store, record)] == facts
 
 
 LINES = [
