@@ -28,7 +28,7 @@ STEPS.add(
         run="lfm_tasks.facts.importing:run",
         inputs={"data": InputSpec(("dataset",), "JSON or JSONL files of facts to edit, in any known format.", required=False)},
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.facts",),
+        code=("lfm_tasks.artifacts.manifest", "lfm_tasks.facts"),
     )
 )
 STEPS.add(
