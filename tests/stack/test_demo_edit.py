@@ -35,7 +35,7 @@ def test_a_method_of_single_facts_is_not_asked_for_all_at_once():
 
 def test_a_fact_alone_is_typed_in():
     (plan,) = alone("ft_m", [ROW])
-    assert plan.conf["facts"] is None and plan.conf["import_facts_facts"] == [ROW]
+    assert plan.conf["facts"] is plan.conf["general"] is None and plan.conf["import_facts_facts"] == [ROW]
 
 
 @pytest.mark.parametrize("method", choose(["all"]))
