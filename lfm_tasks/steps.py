@@ -229,6 +229,21 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="plan_edits",
+        title="Plan edits",
+        config="lfm_tasks.editing.config:EditConfig",
+        run="lfm_tasks.editing.planning:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder to edit; or its edits."),
+            "facts": InputSpec(("dataset",), "Facts; those that conflict or cannot be used are listed."),
+            "statistics": InputSpec(("statistics",), "Second moments of the base's keys; for methods that use them.", required=False),
+        },
+        outputs={"report": "report"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="revise_edits",
         title="Revise edits",
         config="lfm_tasks.editing.config:ReviseEditsConfig",

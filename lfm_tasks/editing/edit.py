@@ -77,15 +77,7 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
         )
     facts, base = read_facts(inputs["facts"].path), base_of(source)
     check_goes_on(source, method, config.method)
-    model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    editing = Editing(
-        model=model,
-        tokenizer=open_tokenizer(model_directory(source)),
-        decoder=Decoder(model),
-        seed=config.seed,
-        context=context,
-        statistics=statistics_of(inputs.get("statistics"), base),
-    )
+    editing = open_editing(base, inputs.get("statistics"), context, config.seed)
     rows, options = [asdict(fact) for fact in facts], config.method_config()
     before = read_edits(source.path) if source.kind == "adapter" else []
     known = edited_facts(source.path) if before else {}
@@ -107,6 +99,13 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
         caches=read_caches(source.path, len(before)),
         state=read_state(source.path) if before else {},
     )
+
+
+def open_editing(base: Input, statistics: Input | None, context: StepContext, seed: int) -> Editing:
+    """The base, for editing. Raises :class:`IncompatibleModels` for an encoder and for statistics of another model."""
+    model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = open_tokenizer(model_directory(base))
+    return Editing(model, tokenizer, Decoder(model), seed, context, statistics=statistics_of(statistics, base))
 
 
 def edited_facts(directory: Path) -> dict[str, Fact]:

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import parse_config
 from lfm_tasks.editing.config import ReviseEditsConfig
-from lfm_tasks.editing.edit import base_of, edited_facts, save_edited, statistics_of
+from lfm_tasks.editing.edit import base_of, edited_facts, open_editing, save_edited
 from lfm_tasks.editing.files import read_caches, read_state
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.rounds import Rounds
 from lfm_tasks.errors import ConfigError, IncompatibleModels, unknown_name
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.edits import Round, read_edits
-from lfm_tasks.models.opening import model_directory, open_causal_lm, read_adapter
-from lfm_tasks.models.tokenizers import open_tokenizer
+from lfm_tasks.models.opening import read_adapter
 from lfm_tasks.step import Input, Outcome, StepContext
 
 
@@ -52,7 +49,7 @@ def run(config: ReviseEditsConfig, inputs: Mapping[str, Input], context: StepCon
     way: dict[str, Any] = {"way": "kept", "exact": True, "because": "the first rounds are unchanged"}
     rounds, caches, state, facts = list(chain.rounds[:kept]), list(chain.caches[:kept]), state_after(chain, kept), dict(chain.facts)
     if config.forget:
-        solved = solve_without(chain, config.forget, kept, open_editing(base, inputs.get("statistics"), context))
+        solved = solve_without(chain, config.forget, kept, open_editing(base, inputs.get("statistics"), context, 0))
         rounds, caches, state = [*rounds, *solved.new], solved.caches, solved.state
         way = {"way": "solved anew", **exactness(chain, config.forget)}
     output = save_edited(context.workdir / "adapter", rounds, caches, state, facts, chain.method, base)
@@ -140,9 +137,3 @@ def exactness(chain: Chain, forget: Sequence[str]) -> dict[str, Any]:
         "exact": False,
         "because": f"the values of {len(later)} later rounds were found on a model that held the facts (targets=current); they were kept",
     }
-
-
-def open_editing(base: Input, statistics: Input | None, context: StepContext) -> Editing:
-    model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = open_tokenizer(model_directory(base))
-    return Editing(model, tokenizer, Decoder(model), 0, context, statistics=statistics_of(statistics, base))

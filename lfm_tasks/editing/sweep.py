@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import canonical_json, parse_config
 from lfm_tasks.editing.asking import Pair, answers, mean_nll
-from lfm_tasks.editing.edit import base_of, statistics_of, text_of
+from lfm_tasks.editing.edit import base_of, open_editing, text_of
 from lfm_tasks.editing.method import Editing, EditMethod
 from lfm_tasks.editing.sweep_config import SweepEditLayersConfig
 from lfm_tasks.editing.sweep_report import Row, write_report
@@ -27,9 +26,6 @@ from lfm_tasks.errors import DataError
 from lfm_tasks.facts.edited import was_edited
 from lfm_tasks.facts.reading import read_facts
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.opening import model_directory, open_causal_lm
-from lfm_tasks.models.tokenizers import open_tokenizer
 from lfm_tasks.step import Input, Outcome, StepContext
 
 TRIED = "tried.json"
@@ -39,15 +35,7 @@ SEARCHED = ("layer", "layers")
 def run(config: SweepEditLayersConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     facts = usable(read_facts(inputs["facts"].path))[: config.max_facts]
     source = base_of(inputs["model"])
-    model = open_causal_lm(source).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    editing = Editing(
-        model=model,
-        tokenizer=open_tokenizer(model_directory(source)),
-        decoder=Decoder(model),
-        seed=config.seed,
-        context=context,
-        statistics=statistics_of(inputs.get("statistics"), source),
-    )
+    editing = open_editing(source, inputs.get("statistics"), context, config.seed)
     identity = {"config": config.cache_fields(), "inputs": {name: one.sha256 for name, one in sorted(inputs.items())}}
     rows = try_all(editing, facts, config, text_of(inputs, editing, 32), identity)
     return write_report(rows, config.method, config.tolerance, context.workdir / "report")

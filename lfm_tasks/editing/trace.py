@@ -14,24 +14,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lfm_tasks.config import canonical_json
+from lfm_tasks.editing.edit import open_editing
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.trace_config import TraceFactsConfig
 from lfm_tasks.editing.tracing import KINDS, ROLES, Trace, Traced, embedding_deviation
 from lfm_tasks.errors import DataError
 from lfm_tasks.facts.reading import read_facts
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.opening import model_directory, open_causal_lm
-from lfm_tasks.models.tokenizers import open_tokenizer
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 TITLES = {"state": "layer's output", "mlp": "MLPs of a window", "attention": "attentions of a window"}
 
 
 def run(config: TraceFactsConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
-    source = inputs["model"]
-    model = open_causal_lm(source).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    editing = Editing(model, open_tokenizer(model_directory(source)), Decoder(model), config.seed, context)
+    editing = open_editing(inputs["model"], None, context, config.seed)
     facts = read_facts(inputs["facts"].path)
     found = trace_all(editing, facts, config)
     return write_report(found, len(facts), context.workdir / "report")
