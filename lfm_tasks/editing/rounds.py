@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lfm_tasks.errors import DataError, NonFiniteLoss
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.edits import Round, apply_edits, read_edits, save_edits
 from lfm_tasks.models.memories.files import Memory
-from lfm_tasks.models.memories.installing import installed
+from lfm_tasks.models.memories.installing import install
 
 PROGRESS = "progress.json"
 Cache = Mapping[str, Tensor]
@@ -84,6 +85,9 @@ class Rounds:
     finished: int = 0
     base: dict[str, Tensor] = field(default_factory=dict)
     """The base's weights, of those that any round changed."""
+    _put_in: Callable[[], Any] | None = None
+    _handle: Any = None
+    """What takes the memory out that is in the model's way just now."""
 
     def run(self) -> None:
         """Raises :class:`~lfm_tasks.errors.AttemptKilled` between rounds, whose checkpoint is kept."""
@@ -105,13 +109,17 @@ class Rounds:
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
-        """Inside the block the model has the base's weights; afterwards what it had, bit for bit."""
+        """Inside the block the model has the base's weights and no memory; afterwards what it had, bit for bit."""
+        if self._handle is not None:
+            self._handle.remove()
         now = copies(self.editing.model, self.base)
         put_back(self.editing.model, self.base)
         try:
             yield
         finally:
             put_back(self.editing.model, now)
+            if self._handle is not None:
+                self._handle = self._put_in()
 
     def _round(self, facts: Sequence[Fact], cache: Cache) -> None:
         editing = replace(self.editing, state=self.state, cache=cache, at_base=self.at_base)
@@ -205,12 +213,20 @@ class Rounds:
     def memory(self) -> Memory:
         return Memory(self.name, self.options.model_dump(mode="json"), self.state)
 
-    def _in_place(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
-        """The memory that the round left, while a guard looks."""
+    @contextmanager
+    def _in_place(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """The memory that the round left, while a guard looks; :meth:`at_base` takes it out."""
         if not self.method.memory:
-            return nullcontext()
+            yield
+            return
         memory = Memory(self.name, self.options.model_dump(mode="json"), state)
-        return installed(self.editing.model, memory, self.editing.tokenizer)
+        self._put_in = partial(install, self.editing.model, memory, self.editing.tokenizer)
+        self._handle = self._put_in()
+        try:
+            yield
+        finally:
+            self._handle.remove()
+            self._handle = None
 
     def _write(self, directory: Path) -> None:
         save_edits(directory, self.new)

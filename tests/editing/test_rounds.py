@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lfm_tasks.editing.asking import answers
+from lfm_tasks.editing.rounds import Verdict
 from lfm_tasks.errors import AttemptKilled, DataError, NonFiniteLoss
 from lfm_tasks.models.edits import apply_edits
 from tests.guarded import FACTS, equal, fresh, harmful, rounds_of, toy, weights
@@ -138,3 +139,27 @@ def test_a_rounds_note_is_plain_json_with_every_check(tmp_path):
     note = json.loads(json.dumps(rounds.new[1].note, allow_nan=False))
     assert {"condition", "target", "change", "efficacy", "retention", "perplexity"} <= {one["name"] for one in note["guards"]}
     assert [one["right"] for one in note["facts"]] == [1.0] * 4
+
+
+def test_the_base_that_a_guard_compares_with_has_no_memory(tmp_path):
+    """A memory lies in the model's way while a guard looks; the base is asked without it, and the memory is there again afterwards."""
+    rounds = rounds_of(toy(tmp_path), FACTS[:1], name="grace", steps=30)
+    text, seen = FACTS[0].text, []
+
+    def logits():
+        ids = torch.tensor([rounds.editing.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            return rounds.editing.model(ids).logits[0, -1]
+
+    base = logits()
+
+    def guard(finished):
+        edited = logits()
+        with finished.at_base():
+            seen.append(logits())
+        assert torch.equal(logits(), edited) and not torch.equal(edited, base)
+        return Verdict()
+
+    rounds.guard = guard
+    rounds.run()
+    assert torch.equal(seen[0], base) and torch.equal(logits(), base)
