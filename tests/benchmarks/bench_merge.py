@@ -1,6 +1,6 @@
 """CPU time of a merge, whole processes, beside mergekit-yaml: the same synthetic Llama in bfloat16, 4 shards, base and 3 experts.
 
-``--width 1536 --layers 16 --vocabulary 32000`` is about 540 M parameters, for which the goals are set: at a small
+``--width 1344 --layers 16 --vocabulary 32000`` is 548 M parameters, for which the goals are set: at a small
 size both sides mostly import their libraries. Goals: TIES 5x, DARE-TIES 4x, the others 3x fewer CPU-seconds.
 Peak memory is the anonymous part (VmRSS less file pages), which mapped inputs do not count in. The floor of the wall time is that
 of reading the same inputs and writing as many bytes as the result has, in blocks of 8 MiB, with files in the cache on both sides.
