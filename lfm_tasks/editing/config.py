@@ -77,7 +77,7 @@ class ReviseEditsConfig(Config):
 
     @model_validator(mode="after")
     def _one(self) -> ReviseEditsConfig:
-        if bool(self.forget) == (self.keep_rounds >= 0):
+        if self.forget and self.keep_rounds >= 0:
             raise ConfigError(
                 f"forget={self.forget!r} and keep_rounds={self.keep_rounds}: name facts to forget, or rounds to keep, not both."
             )

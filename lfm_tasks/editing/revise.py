@@ -43,7 +43,8 @@ class Chain:
 def run(config: ReviseEditsConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     source = inputs["adapter"]
     base, chain = base_of(source), read_chain(source.path)
-    kept = config.keep_rounds if config.keep_rounds >= 0 else first_round_of(chain, config.forget)
+    kept = first_round_of(chain, config.forget) if config.forget else config.keep_rounds
+    kept = kept if kept >= 0 else len(chain.rounds)
     if kept > len(chain.rounds):
         raise ConfigError(f"keep_rounds={kept}: {source.reference} has {len(chain.rounds)} rounds. Name at most as many.")
     way: dict[str, Any] = {"way": "kept", "exact": True, "because": "the first rounds are unchanged"}

@@ -51,7 +51,7 @@ def usable(facts: Sequence[Fact]) -> list[Fact]:
 
 def try_all(editing: Editing, facts: Sequence[Fact], config: SweepEditLayersConfig, text: Sequence[Tensor], identity: Any) -> list[Row]:
     """Raises :class:`~lfm_tasks.errors.AttemptKilled` between candidates; those that were tried are kept."""
-    layers = config.layers or list(range((len(editing.decoder.layers) + 1) // 2))
+    layers = config.candidate_layers or list(range((len(editing.decoder.layers) + 1) // 2))
     for layer in layers:
         editing.decoder.site(layer)
     candidates = [(layer, values) for layer in layers for values in config.grid()]

@@ -24,7 +24,7 @@ class SweepEditLayersConfig(MethodChoice, ChooseEditLayerConfig):
 
     method: str = Field("rome", description="Edit method; `lfm methods` lists them.", json_schema_extra={"section": "Method"})
     options: dict[str, Option] = Field({}, description="Options that stay as they are.", json_schema_extra={"section": "Method"})
-    layers: list[int] = Field(
+    candidate_layers: list[int] = Field(
         [],
         max_length=1000,
         description="Layers of the decoder, from 0, to try; none: the first half. A mapped task gets some of them.",
@@ -65,7 +65,7 @@ class SweepEditLayersConfig(MethodChoice, ChooseEditLayerConfig):
             raise ConfigError(f"width={self.width}: {self.method} edits one layer. Set width=1, or take a method that edits several.")
         if not {"layer", "layers"} & known.keys():
             raise ConfigError(f"{self.method} has no option for its layers, so there is nothing to sweep. Take another method.")
-        count = max(1, len(self.layers)) * len(self.grid())
+        count = max(1, len(self.candidate_layers)) * len(self.grid())
         if count > MAX_CANDIDATES:
             raise ConfigError(f"{count:,} candidates; at most {MAX_CANDIDATES:,} are allowed. Give fewer layers or values.")
         for values in self.grid():

@@ -147,7 +147,7 @@ def test_what_cannot_be_revised_is_refused(edited, tmp_path):
     with pytest.raises(ConfigError, match="keep_rounds=4: .* has 3 rounds"):
         revised(edited, tmp_path / "b", keep_rounds=4)
     with pytest.raises(ConfigError, match="name facts to forget, or rounds to keep, not both"):
-        ReviseEditsConfig()
+        ReviseEditsConfig(forget=["fox"], keep_rounds=1)
     whole = ran(tmp_path / "whole", FACTS, CHAINS["memit"])
     lost = dataclasses.replace(chain_of(whole), caches=[{} for _ in whole.caches])
     with pytest.raises(IncompatibleModels, match="memit keeps nothing to solve a round again from"):

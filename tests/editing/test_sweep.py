@@ -69,10 +69,12 @@ def test_the_earliest_of_nearly_equal_layers_is_chosen():
 def test_each_fact_is_edited_alone_and_the_model_is_as_before(tmp_path):
     editing = toy(tmp_path)
     before = weights(editing)
-    rows = tried(editing, layers=[0, 2])
+    rows = tried(editing, candidate_layers=[0, 2])
     assert equal(editing, before)
     assert [row["options"] for row in rows] == [{"layers": [0]}, {"layers": [2]}] and rows[1]["free"] == 1.0
-    alone = [try_all(toy(tmp_path / str(place)), [fact], config(layers=[2]), text(editing), {})[0] for place, fact in enumerate(KNOWN)]
+    alone = [
+        try_all(toy(tmp_path / str(place)), [fact], config(candidate_layers=[2]), text(editing), {})[0] for place, fact in enumerate(KNOWN)
+    ]
     for name in ("success", "paraphrase", "neighbourhood", "relative_change"):
         assert rows[1][name] == pytest.approx(sum(row[name] for row in alone) / 3, rel=1e-3)
     assert rows[1]["perplexity_ratio"] == pytest.approx(math.prod(row["perplexity_ratio"] for row in alone) ** (1 / 3), rel=1e-3)
@@ -83,14 +85,14 @@ def test_what_other_options_do_not_change_is_found_once(tmp_path, monkeypatch):
 
     calls, inner = [], pipeline.find_targets
     monkeypatch.setattr(pipeline, "find_targets", lambda *args: calls.append(1) or inner(*args))
-    rows = tried(toy(tmp_path), layers=[2], vary={"clamp": [10, 20], "ridge_share": [0.1, 10.0]})
+    rows = tried(toy(tmp_path), candidate_layers=[2], vary={"clamp": [10, 20], "ridge_share": [0.1, 10.0]})
     assert len(calls) == 2 and len(rows) == 4
     assert [row["options"]["ridge_share"] for row in rows] == [0.1, 10.0, 0.1, 10.0]
     assert rows[1]["relative_change"] < rows[0]["relative_change"]
 
 
 def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
-    whole = tried(toy(tmp_path / "whole"), layers=[0, 1, 2])
+    whole = tried(toy(tmp_path / "whole"), candidate_layers=[0, 1, 2])
     editing = toy(tmp_path / "killed")
 
     def report(done, total, metrics=None):
@@ -99,9 +101,9 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tmp_path):
 
     editing.context.report = report
     with pytest.raises(AttemptKilled):
-        tried(editing, layers=[0, 1, 2])
+        tried(editing, candidate_layers=[0, 1, 2])
     again = toy(tmp_path / "killed")
-    assert tried(again, layers=[0, 1, 2]) == whole and "Resumed: 2 of 3 candidates were tried before." in again.context.lines
+    assert tried(again, candidate_layers=[0, 1, 2]) == whole and "Resumed: 2 of 3 candidates were tried before." in again.context.lines
 
 
 def test_questions_about_a_fact(tmp_path):
@@ -122,10 +124,10 @@ def inputs(tmp_path_factory):
 def test_tasks_of_some_layers_each_add_up_to_one_sweep(inputs, tmp_path):
     """Byte for byte, whatever the order of the tasks; the summary names the options of the layer, for a DAG to hand on."""
     options = SEARCH | {"steps": 5}
-    whole = sweep.run(config(options=options, layers=[0, 1, 2, 3]), inputs, Context(tmp_path / "whole"))
+    whole = sweep.run(config(options=options, candidate_layers=[0, 1, 2, 3]), inputs, Context(tmp_path / "whole"))
     reports = {}
     for place, layers in enumerate(([2, 3], [0, 1])):
-        outcome = sweep.run(config(options=options, layers=layers), inputs, Context(tmp_path / str(place)))
+        outcome = sweep.run(config(options=options, candidate_layers=layers), inputs, Context(tmp_path / str(place)))
         reports[f"reports.{place}"] = Input(str(place), "report", str(place) * 64, outcome.outputs["report"].path)
     chosen = sweep_report.run(ChooseEditLayerConfig(), reports, Context(tmp_path / "chosen"))
     for name in ("sweep.json", "report.md", "figures/sweep.png"):
@@ -141,9 +143,9 @@ def test_what_cannot_be_swept_is_refused(inputs, tmp_path):
     with pytest.raises(ConfigError, match="clump"):
         config(vary={"clump": [1.0]})
     with pytest.raises(ConfigError, match="2,000 candidates; at most 1,024"):
-        config(layers=list(range(1000)), vary={"clamp": [1.0, 2.0]})
+        config(candidate_layers=list(range(1000)), vary={"clamp": [1.0, 2.0]})
     with pytest.raises(ConfigError, match="layer 9: the model has the layers 0 to 3"):
-        sweep.run(config(layers=[9]), inputs, Context(tmp_path / "a"))
+        sweep.run(config(candidate_layers=[9]), inputs, Context(tmp_path / "a"))
     write_facts(FACTS, tmp_path / "facts")
     with pytest.raises(DataError, match="None of the 8 facts has a target_true"):
         sweep.run(config(), inputs | {"facts": Input("f", "dataset", "0" * 64, tmp_path / "facts")}, Context(tmp_path / "b"))
