@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from lfm_tasks.editing.method import Edit, Editing
 from lfm_tasks.editing.methods.config import BatchOptions, LocatedOptions, RomeOptions
 from lfm_tasks.editing.moments import Isotropic, KeyMoments, moments_of
 from lfm_tasks.editing.targets import Targets, find_targets
+from lfm_tasks.editing.writing import restored
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.decoder import Decoder, Site
 from lfm_tasks.models.edits import LowRank
@@ -77,7 +78,7 @@ def locate_and_edit(editing: Editing, facts: Sequence[Fact], sites: Sequence[Sit
     rows = subject_rows(editing, facts, contexts if recipe.keys == "contexts" else contexts[:1])
     state: dict[str, Tensor] = {LENGTH: length} if options.anchor else {}
     changes, measured = [], []
-    with borrowed(sites):
+    with restored(editing.model, [site.name for site in sites]):
         for place, (site, known) in enumerate(zip(sites, moments, strict=True)):
             written = _Layer(editing, site, known, rows, options, recipe)
             change = written.solve(modules[-1], wanted.double(), recipe.divisor(len(sites) - place))
@@ -113,18 +114,6 @@ def anchored(targets: Targets, length: Tensor | None) -> tuple[Tensor, Tensor]:
     if length is None:
         return targets.value, targets.clean.norm(dim=1).mean()
     return targets.value * (length / targets.value.norm(dim=1, keepdim=True)), length
-
-
-@contextmanager
-def borrowed(sites: Sequence[Site]) -> Iterator[None]:
-    """Inside the block the weights may be written to; then they are what they were, bit for bit."""
-    kept = [site.module.weight.detach().clone() for site in sites]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for site, weight in zip(sites, kept, strict=True):
-                site.module.weight.copy_(weight)
 
 
 class _Layer:

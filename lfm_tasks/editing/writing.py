@@ -12,13 +12,20 @@ from lfm_tasks.models.edits import LowRank, Round, apply_edits
 
 
 @contextmanager
-def written(model: nn.Module, changes: Sequence[LowRank]) -> Iterator[None]:
-    before = copies(model, {change.name for change in changes})
+def restored(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Inside the block the weights ``names`` may be written to."""
+    before = copies(model, names)
     try:
-        apply_edits(model, [Round((), tuple(changes))])
         yield
     finally:
         put_back(model, before)
+
+
+@contextmanager
+def written(model: nn.Module, changes: Sequence[LowRank]) -> Iterator[None]:
+    with restored(model, {change.name for change in changes}):
+        apply_edits(model, [Round((), tuple(changes))])
+        yield
 
 
 def copies(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:

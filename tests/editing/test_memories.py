@@ -15,13 +15,13 @@ from lfm_tasks.editing.memory.wise import routing_loss
 from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels, InvalidInput
 from lfm_tasks.facts.record import Probe
 from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.looking import inputs_of
 from lfm_tasks.models.memories import neurons, wise
 from lfm_tasks.models.memories.files import Memory, read_memory, save_memory
 from lfm_tasks.models.memories.installing import KINDS, forget, install, installed
 from lfm_tasks.models.memories.installing import remembered as held
 from lfm_tasks.models.memories.texts import packed, unpacked
 from lfm_tasks.models.opening import open_causal_lm
+from lfm_tasks.models.partial import until_seen
 from lfm_tasks.models.saving import write_entry
 from lfm_tasks.step import Input
 from tests.editing_toys import FACTS, PROBE, TRAINING, editing, fact, logits, remembered, same, snapshot, toy
@@ -254,7 +254,7 @@ def test_a_facts_neurons_can_be_taken_out(decoder, memories, gone):
     mine = memory.tensors["fact"] == gone
     assert torch.equal(left.tensors["keys"], memory.tensors["keys"][~mine]) and held(left) == [f.id for f in FACTS if f is not FACTS[gone]]
     assert left.tensors["fact"].unique().tolist() == [0, 1, 2]
-    h = inputs_of(model, neurons.mlp(model), torch.tensor([tokenizer(FACTS[gone].text)["input_ids"]])).given
+    (h,) = until_seen(Decoder(model), torch.tensor([tokenizer(FACTS[gone].text)["input_ids"]]), [neurons.mlp(model)])
     assert h.shape[-1] == model.config.hidden_size
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lfm_tasks.editing.likelihood import prompt_batch
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.looking import inputs_of
+from lfm_tasks.models.partial import until_seen
 
 PLAIN = (
     "The weather was fine and we went for a walk along the river.",
@@ -33,4 +33,4 @@ def tokens_elsewhere(editing: Editing, module: nn.Module, facts: Sequence[Fact])
     """[tokens, in]: what ``module`` is given at the tokens of :func:`elsewhere`, without the first of each prompt."""
     ids, given = prompt_batch(editing.tokenizer, elsewhere(editing, facts))
     given[:, 0] = False
-    return inputs_of(editing.model, module, ids).given[given]
+    return until_seen(editing.decoder, ids, [module])[0][given]

@@ -13,9 +13,9 @@ from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.tuned.optimise import minimise
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.decoder import Site, site_at
-from lfm_tasks.models.looking import inputs_of
 from lfm_tasks.models.memories.grace import Codebook, replay, respond
 from lfm_tasks.models.memories.texts import packed, unpacked
+from lfm_tasks.models.partial import until_seen
 from lfm_tasks.seeds import derive_seed
 
 DEPTH = 0.9
@@ -25,9 +25,9 @@ def grace(editing: Editing, facts: Sequence[Fact], options: GraceConfig) -> Edit
     """The key is what the layer is given at the prompt's last token. Facts are entered one after another; then all of the round's values
     are learnt at once, for none acts on another's row."""
     site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts)
-    seen = inputs_of(editing.model, site.module, batch.input_ids)
+    given, output = until_seen(editing.decoder, batch.input_ids, [site.module], [site.module])
     rows = torch.arange(len(facts))
-    queries, outputs = seen.given[rows, batch.last], seen.output[rows, batch.last]
+    queries, outputs = given[rows, batch.last], output[rows, batch.last]
     first = options.radius * (queries.norm(dim=-1) if options.unit == "key" else torch.ones(len(facts)))
     logged = _logged(editing, facts, queries, first)
     codebook = replay(logged["queries"], unpacked("labels", logged), logged["first"])

@@ -13,9 +13,9 @@ from lfm_tasks.editing.memory.elsewhere import tokens_elsewhere
 from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.tuned.optimise import minimise
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.looking import inputs_of
 from lfm_tasks.models.memories.neurons import mlp, respond
 from lfm_tasks.models.memories.texts import packed, unpacked
+from lfm_tasks.models.partial import until_seen
 
 PARTS = ("keys", "biases", "values", "fact")
 
@@ -23,15 +23,15 @@ PARTS = ("keys", "biases", "values", "fact")
 def t_patcher(editing: Editing, facts: Sequence[Fact], options: TPatcherConfig) -> Edit:
     """A neuron starts as k = 2 h / |h|^2, b = -1: it answers 1 to its own token h, and nothing to those of a cosine below a half."""
     module, batch, state = mlp(editing.model), fact_batch(editing.tokenizer, facts), editing.state
-    seen = inputs_of(editing.model, module, batch.input_ids)
-    own, usual = seen.given[batch.asked], seen.output[batch.asked].square().mean().sqrt()
+    given, output = until_seen(editing.decoder, batch.input_ids, [module], [module])
+    own, usual = given[batch.asked], output[batch.asked].square().mean().sqrt()
     rest = batch.given & ~batch.asked
     rest[:, 0] = False
-    others = torch.cat([tokens_elsewhere(editing, module, facts), seen.given[rest]])
+    others = torch.cat([tokens_elsewhere(editing, module, facts), given[rest]])
     length = own.norm(dim=-1).mean()
     keys = (2 * length * own / own.square().sum(-1, keepdim=True)).requires_grad_()
-    biases, values = torch.full((len(own),), -1.0, requires_grad=True), torch.zeros(len(own), seen.output.shape[-1], requires_grad=True)
-    known = [state[name] for name in PARTS[:3]] if "keys" in state else [own[:0], own[:0, 0], seen.output[0, :0]]
+    biases, values = torch.full((len(own),), -1.0, requires_grad=True), torch.zeros(len(own), output.shape[-1], requires_grad=True)
+    known = [state[name] for name in PARTS[:3]] if "keys" in state else [own[:0], own[:0, 0], output[0, :0]]
 
     def joined() -> list[Tensor]:
         return [torch.cat([before, now]) for before, now in zip(known, (keys / length, biases, values * usual), strict=True)]

@@ -14,9 +14,9 @@ from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.tuned.optimise import minimise
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.decoder import site_at
-from lfm_tasks.models.looking import inputs_of
 from lfm_tasks.models.memories.texts import packed, unpacked
 from lfm_tasks.models.memories.wise import threshold
+from lfm_tasks.models.partial import until_seen
 from lfm_tasks.seeds import derive_seed
 
 DEPTH = 0.9
@@ -29,11 +29,11 @@ def wise(editing: Editing, facts: Sequence[Fact], options: WiseConfig) -> Edit:
     routing are computed without running the model.
     """
     site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts)
-    seen = inputs_of(editing.model, site.module, batch.input_ids)
-    written, usual = seen.given[batch.asked], seen.output[batch.asked].norm(dim=-1).mean()
+    given, output = until_seen(editing.decoder, batch.input_ids, [site.module], [site.module])
+    written, usual = given[batch.asked], output[batch.asked].norm(dim=-1).mean()
     rest = batch.given & ~batch.asked
     rest[:, 0] = False
-    others = torch.cat([tokens_elsewhere(editing, site.module, facts), seen.given[rest]])
+    others = torch.cat([tokens_elsewhere(editing, site.module, facts), given[rest]])
     unit, known = site.matrix.square().mean().sqrt(), len(editing.state.get("deltas", ()))
     generator = torch.Generator().manual_seed(derive_seed(editing.seed, "wise", known))
     mask = (torch.rand(site.matrix.shape, generator=generator) < options.share).float() * unit
@@ -42,8 +42,8 @@ def wise(editing: Editing, facts: Sequence[Fact], options: WiseConfig) -> Edit:
     def losses() -> Tensor:
         delta = mask * change
 
-        def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return torch.where(batch.asked.unsqueeze(-1), output + given[0] @ delta.T, output)
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return torch.where(batch.asked.unsqueeze(-1), output + args[0] @ delta.T, output)
 
         with site.module.register_forward_hook(hook):
             return target_nll(editing.model, batch) + routing_loss(written @ delta.T / usual, others @ delta.T / usual, options)
@@ -71,8 +71,8 @@ def routing_loss(inside: Tensor, outside: Tensor, options: WiseConfig) -> Tensor
 
 
 def _after(editing: Editing, batch, site, delta: Tensor) -> list[float]:
-    def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.where(batch.asked.unsqueeze(-1), output + given[0] @ delta.T, output)
+    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.where(batch.asked.unsqueeze(-1), output + args[0] @ delta.T, output)
 
     with site.module.register_forward_hook(hook), torch.no_grad():
         return target_nll(editing.model, batch).tolist()

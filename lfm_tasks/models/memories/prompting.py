@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.looking import inputs_of
 from lfm_tasks.models.memories.files import Memory
 from lfm_tasks.models.memories.rows import check_width, without_row
 from lfm_tasks.models.memories.texts import unpacked
+from lfm_tasks.models.partial import until_seen
 
 ATTRIBUTE = "prompt_memory"
 ROOM = 64
@@ -87,10 +87,10 @@ def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: lis
 
     A text's first token is left out where it has others: its states are abnormally large, whatever it is.
     """
-    rows, module = [], Decoder(model).layers[layer]
+    rows, decoder = [], Decoder(model)
     for text in texts:
         ids = torch.tensor([tokenizer(text)["input_ids"]])
-        (states,) = inputs_of(model, module, ids).output
+        ((states,),) = until_seen(decoder, ids, outputs=[decoder.layers[layer]])
         rows.append((states[1:] if len(states) > 1 else states).float().mean(0))
     found = torch.stack(rows)
     return found if centre is None else torch.nn.functional.normalize(found - centre, dim=-1)
