@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lfm_tasks.reuse.blocks import accumulate, blockwise
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.magnitudes import COARSE, FINE, coarse_bin, threshold
+from lfm_tasks.reuse.magnitudes import COARSE, FINE, coarse, coarse_bin, counted, fine, threshold
 from lfm_tasks.reuse.methods.config import SceConfig
 
 
@@ -33,18 +33,12 @@ def selection(group: Group, density: float) -> float | None:
     if density == 1:
         return None
     tensors = (group.base, *group.models)
-    coarse = _counts(lambda bits: torch.bincount(bits >> 16, minlength=COARSE), COARSE, tensors)
+    counts = counted(lambda *parts: coarse(_variance(parts)), COARSE, *tensors)
     rank = int(density * int(accumulate(lambda _, *parts: (_variance(parts) > 0).sum(), *tensors)))
     if not rank:
         return float("inf")
-    place, within = coarse_bin(coarse, rank)
-    fine = _counts(lambda bits: torch.bincount(bits[(bits >> 16) == place] & 0xFFFF, minlength=FINE), FINE, tensors)
-    return threshold(place, fine, within)
-
-
-def _counts(count, bins: int, tensors: tuple[Tensor, ...]) -> Tensor:
-    counted = accumulate(lambda _, *parts: count(_variance(parts).abs().view(torch.int32)), *tensors)
-    return counted + torch.zeros(bins, dtype=torch.int64)
+    place, within = coarse_bin(counts, rank)
+    return threshold(place, counted(lambda *parts: fine(_variance(parts), place), FINE, *tensors), within)
 
 
 def _variance(parts: tuple[Tensor, ...]) -> Tensor:
