@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import (
@@ -23,7 +23,7 @@ from lfm_tasks.operators import (
     PrepareOperator,
     StatisticsOperator,
 )
-from lfm_tasks.operators.params import methods_param, reference_param, references_param, step_params
+from lfm_tasks.operators.params import methods_param, sources_params, step_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
@@ -47,17 +47,7 @@ loss on a small one.
     default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "reuse"],
     params={
-        "models": references_param("Models", "The models to merge, two or more, in order."),
-        "data": references_param("Data", "Rows of each model's task, in the order of the models."),
-        "base": reference_param("models", "starter://minilm-l6", "Base", "The model that they were made from.", optional=True),
-        "heads": Param(
-            True,
-            type="boolean",
-            title="Exchange heads",
-            description="Measure everybody on a task with the head of that task's own model; for classifiers. Off for language models.",
-            section="What to work on",
-        ),
-        "champion": reference_param("models", None, "Champion", "What the result is compared with by the gate; empty for the base."),
+        **sources_params("result"),
         **step_params("prepare", defaults={"task": "classification", "text_column": "text", "label_column": "label"}),
         **step_params("merge", defaults={"method": "task_arithmetic"}),
         "also": methods_param(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.form import config_fields
@@ -20,7 +20,7 @@ from lfm_tasks.operators import (
     PrepareOperator,
     SearchMergeOperator,
 )
-from lfm_tasks.operators.params import airflow_params, methods_param, reference_param, references_param, step_params
+from lfm_tasks.operators.params import airflow_params, methods_param, sources_params, step_params
 from lfm_tasks.steps import STEPS
 
 HEAVY = {"pool": "cpu_heavy"}
@@ -49,17 +49,7 @@ against the champion of the form, or the base.
     default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "reuse"],
     params={
-        "models": references_param("Models", "The models to merge, two or more, in order."),
-        "data": references_param("Data", "Rows of each model's task, in the order of the models."),
-        "base": reference_param("models", "starter://minilm-l6", "Base", "The model that they were made from.", optional=True),
-        "heads": Param(
-            True,
-            type="boolean",
-            title="Exchange heads",
-            description="Measure everybody on a task with the head of that task's own model; for classifiers. Off for language models.",
-            section="What to work on",
-        ),
-        "champion": reference_param("models", None, "Champion", "What the best is compared with by the gate; empty for the base."),
+        **sources_params("best"),
         "methods": methods_param(SEARCH.name, "Methods", "Methods to search, one search for each.", ["task_arithmetic", "ties"]),
         **airflow_params(config_fields(SEARCH.config_class, SEARCH.name, SEARCH.title, skip=["method", "options"])),
         **step_params("prepare", defaults={"task": "classification", "text_column": "text", "label_column": "label"}),

@@ -75,6 +75,23 @@ def references_param(title: str, description: str, *, section: str = "What to wo
     )
 
 
+def sources_params(judged: str) -> dict[str, Param]:
+    """The models that a reuse DAG starts from, their data, and who ``judged`` is compared with."""
+    return {
+        "models": references_param("Models", "The models to merge, two or more, in order."),
+        "data": references_param("Data", "Rows of each model's task, in the order of the models."),
+        "base": reference_param("models", "starter://minilm-l6", "Base", "The model that they were made from.", optional=True),
+        "heads": Param(
+            True,
+            type="boolean",
+            title="Exchange heads",
+            description="Measure everybody on a task with the head of that task's own model; for classifiers. Off for language models.",
+            section="What to work on",
+        ),
+        "champion": reference_param("models", None, "Champion", f"What the {judged} is compared with by the gate; empty for the base."),
+    }
+
+
 def methods_param(step: str, title: str, description: str, default: Iterable[str] = ()) -> Param:
     """A choice of several methods of a step."""
     cards = STEPS[step].config_class.methods()
