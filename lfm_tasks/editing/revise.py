@@ -9,7 +9,7 @@ those of its own round were found before any of it was written, and later ones d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def solve_without(chain: Chain, forget: Sequence[str], kept: int, editing: Editi
             f"{method.name} keeps nothing to solve a round again from. Keep the rounds before the fact, and edit again."
         )
     rounds = Rounds(
-        editing=Editing(**vars(editing) | {"seed": notes[0]["seed"]}),
+        editing=replace(editing, seed=notes[0]["seed"]),
         method=method.function,
         name=method.name,
         options=parse_config(method.config_class, notes[0]["options"]),

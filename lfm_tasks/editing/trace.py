@@ -6,6 +6,7 @@ It is evidence of where a fact is read, not of where it is best written: which l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run(config: TraceFactsConfig, inputs: Mapping[str, Input], context: StepCont
 def trace_all(editing: Editing, facts: Sequence[Fact], config: TraceFactsConfig) -> list[Traced]:
     """Raises :class:`DataError` where the model knows none of them."""
     asked = [fact for fact in facts if fact.target_true is not None]
-    known = [fact for fact in asked if Trace(editing, fact, 0.0, 1, 0).known][: config.max_facts]
+    known = list(islice((fact for fact in asked if Trace(editing, fact, 0.0, 1, 0).known), config.max_facts))
     if not known:
         raise DataError(
             f"The model says the present answer (target_true) to none of the {len(facts):,} facts, so that there is nothing to trace. "
