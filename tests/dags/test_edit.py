@@ -40,7 +40,7 @@ def conf(tmp_path):
         "evaluate_edits_fluency_facts": 1,
         "edit_round_size": 2,
         "edit_guard": "off",
-        "edit_layers": [0, 1],
+        "edit_layers": [0, 2],
         "edit_steps": 3,
         "gate_must_not_regress": [],
         "promote_model_name": "edited-toy",
@@ -54,6 +54,7 @@ def test_facts_typed_in_are_written_measured_and_judged(run_dag, conf):
     assert state == "success", states
     edit = of_task(records, "edit")
     assert edit["metrics"]["facts_edited"] == 3 and edit["metrics"]["rounds"] == 2
+    assert of_task(records, "statistics")["config"]["options"]["layers"] == [0, 2]
     asked = {"efficacy.free_running/prefix_match", "efficacy.teacher_forced_tokens/token_accuracy", "general/perplexity"}
     for task in ("evaluate_base", "evaluate_challenger"):
         assert asked <= of_task(records, task)["metrics"].keys()

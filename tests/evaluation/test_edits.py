@@ -231,6 +231,21 @@ def test_the_facts_that_a_model_knows(tmp_path: Path, base: Path, edited: Path):
         evaluate(tmp_path / "w", edited, data(tmp_path / "unknown", FRANCE), mode="known")
 
 
+def test_what_becomes_of_facts_that_a_model_does_not_know(tmp_path: Path, base: Path, edited: Path):
+    untold = Fact("untold", "Italy", "capital of {}", "Lima")
+    facts = data(tmp_path / "facts", FRANCE, OMAN, untold)
+    outcome, _ = evaluate(tmp_path / "kept", edited, facts, mode="known", unknown="keep")
+    rows = (outcome.outputs["known"].path / "facts.jsonl").read_text().splitlines()
+    assert [json.loads(row)["id"] for row in rows] == ["france", "oman", "untold"]
+    assert outcome.summary == {"asked": 2, "known": 1, "kept": 3}
+    outcome, _ = evaluate(tmp_path / "all untold", base, data(tmp_path / "untold", untold), mode="known", unknown="keep")
+    assert outcome.summary == {"asked": 0, "known": 0, "kept": 1}
+    with pytest.raises(DataError, match="to 2 of the 3 facts; to 'capital of France' it says 'Rome and', not 'Paris'"):
+        evaluate(tmp_path / "w", edited, facts, mode="known", unknown="refuse")
+    with pytest.raises(DataError, match="to 1 of the 2 facts; untold has no target_true"):
+        evaluate(tmp_path / "w", base, data(tmp_path / "two", FRANCE, untold), mode="known", unknown="refuse")
+
+
 def test_the_gate_reads_the_reports(tmp_path: Path, base: Path, edited: Path):
     facts, reports = data(tmp_path / "facts", FRANCE, OMAN), {}
     for name, model, sha256 in (("champion", base, "1" * 64), ("challenger", edited, "2" * 64)):
