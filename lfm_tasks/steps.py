@@ -42,7 +42,7 @@ STEPS.add(
             "dataset": InputSpec(("dataset",), "Prepared data set."),
         },
         outputs={"adapter": "adapter", "model": "model", "adapter_checkpoints": "adapter", "checkpoints": "model"},
-        code=("lfm_tasks.tuning", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        code=("lfm_tasks.tuning", "lfm_tasks.training", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
         distributed=True,
     )
 )

@@ -28,10 +28,11 @@ from lfm_tasks.settings import settings
 from lfm_tasks.starter.catalogue import find_starter
 from lfm_tasks.starter.convert import build
 from lfm_tasks.step import Input
-from lfm_tasks.tuning.batches import Plan
+from lfm_tasks.training.batches import Plan
+from lfm_tasks.training.loop import Training
+from lfm_tasks.training.split import Split
 from lfm_tasks.tuning.config import TuneConfig
-from lfm_tasks.tuning.loop import Training
-from lfm_tasks.tuning.split import Split
+from lfm_tasks.tuning.tune import Tuning
 
 UNIT = "CPU-s per 1000 tokens"
 MAX_LENGTH, SEED = 512, 0
@@ -74,12 +75,11 @@ class Bench:
         training = Training(
             model=self.adapted,
             base=self.base,
-            method=self.method,
+            objective=Tuning(self.method, self.adapted, labels=False),
             config=self.config(packing),
             plan=self.plan,
             train=self.split,
             validation=self.split.take(np.array([], dtype=np.int64)),
-            labels=False,
             context=Quiet(),
         )
         return [entry["loss"] for entry in training.run().history]

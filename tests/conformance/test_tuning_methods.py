@@ -13,6 +13,7 @@ from lfm_tasks.catalogue import methods_of
 from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels
 from lfm_tasks.models.opening import fresh_modules, open_causal_lm, open_classifier, open_model
 from lfm_tasks.step import Input
+from lfm_tasks.training import report
 from lfm_tasks.tuning import tune
 from lfm_tasks.tuning.config import TuneConfig
 from tests.toys import make_tokenizer
@@ -41,7 +42,7 @@ def inputs(tmp_path_factory) -> dict[str, dict[str, Input]]:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing takes longer than tuning a toy."""
-    monkeypatch.setattr(tune, "learning_curve", lambda *_: None)
+    monkeypatch.setattr(report, "learning_curve", lambda *_: None)
 
 
 def _switch_dropout_on(directory: Path) -> None:

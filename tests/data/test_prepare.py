@@ -175,7 +175,7 @@ def test_parquet_holds_no_time_or_schema_of_the_library(prepare, news):
 
 
 def test_tune_reads_what_prepare_writes(prepare, news):
-    from lfm_tasks.tuning.split import read_split
+    from lfm_tasks.training.split import read_split
 
     made = prepare(news)
     split = read_split(made.directory, "train", "completion")

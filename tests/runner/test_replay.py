@@ -88,13 +88,13 @@ def test_a_step_that_changed_is_found_where_it_changed_with_the_file_that_did(
     settings: Settings, tuned: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lfm_tasks.runner.environment import code_digest, code_files
-    from lfm_tasks.tuning import loop
+    from lfm_tasks.training import loop
 
     def digest(packages: tuple[str, ...]) -> str:
-        return "0" * 64 if "lfm_tasks.tuning" in packages else code_digest(packages)
+        return "0" * 64 if "lfm_tasks.training" in packages else code_digest(packages)
 
     def files(packages: tuple[str, ...]) -> dict[str, str]:
-        return code_files(packages) | ({"lfm_tasks.tuning/loop.py": "0" * 64} if "lfm_tasks.tuning" in packages else {})
+        return code_files(packages) | ({"lfm_tasks.training/loop.py": "0" * 64} if "lfm_tasks.training" in packages else {})
 
     monkeypatch.setattr(reasons, "code_digest", digest)
     monkeypatch.setattr(reasons, "code_files", files)
@@ -104,7 +104,7 @@ def test_a_step_that_changed_is_found_where_it_changed_with_the_file_that_did(
     assert [step["verdict"] for step in found["steps"]] == ["identical", "diverged", "identical"]
     first = found["first_difference"]
     assert first["step"] == "tune" and first["difference"] > 1e-3
-    assert first["why"][0].startswith("The step's code changed in lfm_tasks.tuning/loop.py (commit ")
+    assert first["why"][0].startswith("The step's code changed in lfm_tasks.training/loop.py (commit ")
     assert any(name.endswith("adapter_model.safetensors") for name in first["files"])
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lfm_tasks.seeds import derive_seed
-from lfm_tasks.tuning.split import Split
+from lfm_tasks.training.split import Split
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from transformers import get_scheduler
 from lfm_tasks.errors import DataError
 from lfm_tasks.models.attention import segmented
 from lfm_tasks.models.opening import open_causal_lm
-from lfm_tasks.tuning.batches import Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
-from lfm_tasks.tuning.objectives import loss_sum, row_of
-from lfm_tasks.tuning.schedules import factor, warmup_steps
-from lfm_tasks.tuning.split import Split, choose_objective, sample, with_targets
+from lfm_tasks.training.batches import Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
+from lfm_tasks.training.objectives import loss_sum, row_of
+from lfm_tasks.training.schedules import factor, warmup_steps
+from lfm_tasks.training.split import Split, choose_objective, sample, with_targets
 from tests.tuned import llama_input
 
 

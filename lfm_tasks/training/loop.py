@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,14 @@ from lfm_tasks.models.attention import can_segment, segmented
 from lfm_tasks.models.ranks import Ranks
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import StepContext
-from lfm_tasks.tuning import checkpoint
-from lfm_tasks.tuning.batches import Batch, Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
-from lfm_tasks.tuning.checkpoint import Progress
-from lfm_tasks.tuning.config import TuneConfig
-from lfm_tasks.tuning.methods.method import TuningMethod
-from lfm_tasks.tuning.objectives import loss_sum, row_of, to_device
-from lfm_tasks.tuning.schedules import factor, warmup_steps
-from lfm_tasks.tuning.snapshots import Snapshots, snapshot_steps
-from lfm_tasks.tuning.split import Split
+from lfm_tasks.training import checkpoint
+from lfm_tasks.training.batches import Batch, Plan, chunk_by_length, count_targets, pack, packed_batch, padded_batch
+from lfm_tasks.training.checkpoint import Progress
+from lfm_tasks.training.config import TrainingConfig
+from lfm_tasks.training.objectives import CrossEntropy, loss_sum, row_of, to_device
+from lfm_tasks.training.schedules import factor, warmup_steps
+from lfm_tasks.training.snapshots import Snapshots
+from lfm_tasks.training.split import Split
 
 PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """Tokens of a forward pass by kind of device: activations that stay in a processor's cache; enough work for a GPU."""
@@ -34,36 +33,41 @@ PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
 
 @dataclass
 class Training:
-    """One run. ``model`` is what the method made: its ``requires_grad`` says what trains."""
+    """One run. ``model`` is what the method made: its ``requires_grad`` says what trains, beside what the objective adds."""
 
     model: nn.Module
     base: nn.Module
     """The transformers model inside ``model`` (the same one, where the method wraps nothing)."""
-    method: TuningMethod
-    config: TuneConfig
+    objective: CrossEntropy
+    config: TrainingConfig
     plan: Plan
     train: Split
     validation: Split
-    labels: bool
-    """True: classification; False: language modelling."""
     context: StepContext
     device: torch.device = torch.device("cpu")
     identity: Any = None
+    kept_steps: Sequence[int] = ()
+    """Steps of which the model is kept."""
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     ranks: Ranks = field(default_factory=Ranks.current)
 
     def __post_init__(self) -> None:
-        self.parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self.parameters = trained | self.objective.parameters()
         self.optimizer = make_optimizer(self.parameters, self.config)
         self.warmup = warmup_steps(self.config.warmup_steps, self.config.warmup_ratio, self.plan.steps)
         self.counts = parameter_counts(self.model)
         self.pass_tokens = self.config.pack_length or PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
         self.segments = not self.labels and can_segment(self.base)
-        self.packs = self.config.packing and self.segments
-        steps = snapshot_steps(self.plan.steps, self.config.keep_last, self.config.keep_every)
-        self.snapshots = Snapshots(self.context.workdir / "snapshots", frozenset(steps if self.ranks.leads else ()))
+        self.packs = self.config.packing and self.segments and self.objective.packs and not self.objective.whole_steps
+        self.snapshots = Snapshots(self.context.workdir / "snapshots", frozenset(self.kept_steps if self.ranks.leads else ()))
+
+    @property
+    def labels(self) -> bool:
+        """True: classification; False: language modelling."""
+        return self.objective.labels
 
     def run(self) -> Progress:
         """Train to the end. Raises :class:`AttemptKilled` (with a checkpoint kept) and :class:`NonFiniteLoss`."""
@@ -83,7 +87,7 @@ class Training:
 
     def _modes(self) -> ExitStack:
         stack = ExitStack()
-        stack.enter_context(self.method.training(self.model))
+        stack.enter_context(self.objective.modes())
         if self.segments:
             stack.enter_context(segmented(self.base))
         if self.config.gradient_checkpointing:
@@ -95,7 +99,7 @@ class Training:
         started = time.monotonic()
         step, config = self.progress.step, self.config
         examples = self.plan.examples(step)
-        count = count_targets(self.train, examples, labels=self.labels)
+        count = self.objective.count(self.train, examples)
         rate = config.learning_rate * factor(config.schedule, step, self.warmup, self.plan.steps)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -104,7 +108,7 @@ class Training:
             torch.manual_seed(derive_seed(config.seed, "dropout", step, micro))
             with row_of(batch):
                 with self._autocast():
-                    loss = loss_sum(self.model, batch) / count
+                    loss = self.objective.loss_sum(self.model, batch) / count
                 loss.backward()
             total += loss.detach()
             self._poll()
@@ -151,7 +155,7 @@ class Training:
             progress.stopped_early = bool(patience) and progress.worse >= patience
 
     def evaluate(self, split: Split) -> float:
-        """Mean loss in nats a target over all of ``split``."""
+        """Mean cross-entropy in nats a target over all of ``split``, whatever the objective."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         everything = range(len(split))
@@ -165,7 +169,9 @@ class Training:
     def _batches(self, split: Split, examples: Any) -> Iterator[tuple[int, Batch]]:
         """This process's share of the forward passes, each with its number among all of them."""
         lengths = [len(ids) for ids in split.tokens]
-        if self.packs:
+        if self.objective.whole_steps and split is self.train:
+            groups = [sorted(examples, key=lambda index: (-lengths[index], index))]
+        elif self.packs:
             groups = pack(examples, lengths, self.pass_tokens)
         else:
             groups = chunk_by_length(examples, lengths, self.config.micro_batch_size, self.pass_tokens)
@@ -222,7 +228,7 @@ class Training:
         )
 
 
-def make_optimizer(parameters: dict[str, Tensor], config: TuneConfig) -> torch.optim.AdamW:
+def make_optimizer(parameters: dict[str, Tensor], config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW over what trains; weight decay on matrices only."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
@@ -253,7 +259,7 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def uses_bfloat16(config: TuneConfig, device: torch.device) -> bool:
+def uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.precision == "bfloat16"

@@ -13,10 +13,10 @@ import torch
 
 from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels, IntegrityError, NonFiniteLoss
 from lfm_tasks.models.opening import open_causal_lm
+from lfm_tasks.training.loop import clip, make_optimizer, uses_bfloat16
+from lfm_tasks.training.snapshots import snapshot_steps
 from lfm_tasks.tuning import tune
 from lfm_tasks.tuning.config import TuneConfig
-from lfm_tasks.tuning.loop import clip, make_optimizer, uses_bfloat16
-from lfm_tasks.tuning.snapshots import snapshot_steps
 from tests.mixed import files
 from tests.tuned import Context, bert_input, llama_input, write_dataset
 
