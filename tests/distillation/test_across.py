@@ -60,9 +60,11 @@ def test_a_character_of_several_tokens_is_never_cut():
     assert aligned([(0, 1), (0, 1), (1, 2)], [(0, 1), (1, 2)]).ours.tolist() == [0, 0, 1]
 
 
-def test_texts_of_other_lengths_are_not_one_text():
-    with pytest.raises(ValueError, match="end at the character 2, the other's at 3"):
-        aligned([(0, 2)], [(0, 3)])
+def test_what_one_side_has_no_more_is_in_no_chunk():
+    found = aligned([(0, 2), (2, 4), (4, 9)], [(0, 1), (1, 4), (4, 7)])
+    assert found.count == 1
+    assert found.ours.tolist() == [0, 0, 1]
+    assert found.theirs.tolist() == [0, 0, 1]
 
 
 def test_the_likelihood_of_a_chunk_is_the_product_of_its_conditionals():

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from lfm_tasks.distillation.sequences.policy import Rollouts, reverse_kl_loss
+from lfm_tasks.distillation.divergences import log_probabilities, reverse_kl
+from lfm_tasks.distillation.sequences.policy import coefficients
 
 VOCABULARY, LENGTH, STOP = 3, 3, 0
 SEQUENCES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
@@ -53,6 +54,14 @@ def chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
 
+def loss_of(student_logits, teacher_logits, tokens, mask, log_sampler=None, **options: bool) -> torch.Tensor:
+    """``[sequences]``"""
+    log_q, log_p = log_probabilities(student_logits), log_probabilities(teacher_logits)
+    kl, said = reverse_kl(log_q, log_p), chosen(student_logits, tokens)
+    found = coefficients(kl, said, mask.double(), log_sampler, **options)
+    return (found.single * kl - found.long * said).sum(-1)
+
+
 def distinct() -> torch.Tensor:
     """Each sequence once: what comes after the stop token is the stop token."""
     kept = torch.where(counted(SEQUENCES), SEQUENCES, STOP)
@@ -83,8 +92,7 @@ def expected(student: Table, teacher: Table, share: float, **options: bool) -> l
     tokens = distinct()
     mask = counted(tokens)
     log_sampler = sampler(student, teacher, share)
-    rollouts = Rollouts(tokens, mask, log_sampler if share else None)
-    losses = reverse_kl_loss(student(tokens), teacher(tokens), rollouts, **options)
+    losses = loss_of(student(tokens), teacher(tokens), tokens, mask, log_sampler if share else None, **options)
     return gradients(((log_sampler * mask).sum(-1).exp() * losses).sum(), student)
 
 
@@ -105,7 +113,7 @@ def test_weights_of_single_tokens_are_biased_where_the_teacher_leads_and_exact_w
 def test_a_student_that_is_the_teacher_has_no_gradient_in_any_single_sequence(student):
     tokens = distinct()
     same = Table(0).requires_grad_(False)
-    losses = reverse_kl_loss(student(tokens), same(tokens), Rollouts(tokens, counted(tokens)))
+    losses = loss_of(student(tokens), same(tokens), tokens, counted(tokens))
     for loss in losses:
         assert all(gradient.abs().max() < 1e-14 for gradient in gradients(loss, student))
 
@@ -120,7 +128,7 @@ def test_a_known_mean_in_the_place_of_a_draw_varies_less(student, teacher):
     after = rewards.flip(-1).cumsum(-1).flip(-1) - rewards
     q, p = student(tokens).log_softmax(-1), teacher(tokens).log_softmax(-1)
     drawn = ((q.exp() * (q - p)).sum(-1) * mask - after * log_q).sum(-1)
-    known = reverse_kl_loss(student(tokens), teacher(tokens), Rollouts(tokens, mask))
+    known = loss_of(student(tokens), teacher(tokens), tokens, mask)
 
     def moments(losses: torch.Tensor) -> tuple[torch.Tensor, float]:
         rows = torch.stack([torch.cat([one.flatten() for one in gradients(loss, student)]) for loss in losses])
@@ -137,7 +145,7 @@ def test_a_monte_carlo_estimate_is_within_four_standard_errors(student, teacher)
     mask = counted(tokens)
     weights = (chosen(student(tokens), tokens) * mask).sum(-1).exp().detach()
     draws = torch.multinomial(weights, 4000, replacement=True, generator=torch.Generator().manual_seed(0))
-    losses = reverse_kl_loss(student(tokens), teacher(tokens), Rollouts(tokens, mask))
+    losses = loss_of(student(tokens), teacher(tokens), tokens, mask)
     rows = torch.stack([torch.cat([one.flatten() for one in gradients(loss, student)]) for loss in losses])[draws]
     right = torch.cat([one.flatten() for one in exact(student, teacher)])
     error = rows.std(0) / len(rows) ** 0.5
@@ -147,25 +155,25 @@ def test_a_monte_carlo_estimate_is_within_four_standard_errors(student, teacher)
 def test_what_comes_after_the_end_and_padding_count_for_nothing(student, teacher):
     tokens = distinct()
     mask = counted(tokens)
-    logits, wanted = student(tokens), reverse_kl_loss(student(tokens), teacher(tokens), Rollouts(tokens, mask))
+    logits, wanted = student(tokens), loss_of(student(tokens), teacher(tokens), tokens, mask)
     noise = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * ~mask[..., None]
     other = torch.where(mask, tokens, (tokens + 1) % VOCABULARY)
-    found = reverse_kl_loss(logits + noise, teacher(tokens) - noise, Rollouts(other, mask))
+    found = loss_of(logits + noise, teacher(tokens) - noise, other, mask)
     assert torch.allclose(found, wanted, rtol=0, atol=1e-14)
 
 
 def test_a_rollout_of_no_token_has_loss_nought_and_a_gradient_that_is_a_number(student, teacher):
     tokens = distinct()
-    loss = reverse_kl_loss(student(tokens), teacher(tokens), Rollouts(tokens, torch.zeros_like(tokens, dtype=torch.bool))).sum()
+    loss = loss_of(student(tokens), teacher(tokens), tokens, torch.zeros_like(tokens, dtype=torch.bool)).sum()
     assert loss == 0
     assert all((gradient == 0).all() for gradient in gradients(loss, student))
 
 
 def test_length_normalisation_divides_what_is_to_come_by_its_tokens(student, teacher):
     tokens = torch.tensor([[1, 2, 1]])
-    rollouts = Rollouts(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
     log_q = chosen(student(tokens), tokens)[0]
-    plain, normalised = (reverse_kl_loss(student(tokens), teacher(tokens), rollouts, length_normalised=flag)[0] for flag in (False, True))
+    plain, normalised = (loss_of(student(tokens), teacher(tokens), tokens, mask, length_normalised=flag)[0] for flag in (False, True))
     q, p = student(tokens).log_softmax(-1)[0], teacher(tokens).log_softmax(-1)[0]
     kl = (q.exp() * (q - p)).sum(-1).detach()
     assert torch.allclose(normalised - plain, (-(kl[1] + kl[2]) * log_q[0] / 2), atol=1e-12)

@@ -18,7 +18,10 @@ Spans = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Chunks:
-    """``ours[k]`` and ``theirs[k]`` are the chunk of the token k of either side; chunks are numbered from 0 in the text's order."""
+    """``ours[k]`` and ``theirs[k]`` are the chunk of the token k of either side; chunks are numbered from 0 in the text's order.
+
+    Tokens behind the last common boundary, where one side's text was cut, have the number ``count``: no chunk.
+    """
 
     ours: NDArray[np.int64]
     theirs: NDArray[np.int64]
@@ -26,11 +29,7 @@ class Chunks:
 
 
 def aligned(ours: Spans, theirs: Spans) -> Chunks:
-    """The finest chunks that are whole tokens on both sides and the same characters. Raises :class:`ValueError` where the texts end
-    differently."""
-    ends = (ours[-1][1] if ours else 0, theirs[-1][1] if theirs else 0)
-    if ends[0] != ends[1]:
-        raise ValueError(f"One side's tokens end at the character {ends[0]}, the other's at {ends[1]}: these are not one text.")
+    """The finest chunks that are whole tokens on both sides and the same characters."""
     cuts = np.intersect1d(boundaries(ours), boundaries(theirs))
     return Chunks(_places(ours, cuts), _places(theirs, cuts), len(cuts))
 
