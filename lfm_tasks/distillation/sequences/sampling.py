@@ -1,4 +1,4 @@
-"""Sequences that a student draws itself, led by its teacher or not. What a row gets depends on its key alone, not on who shares its batch."""
+"""Sequences that a student draws itself, led by its teacher or not. What a row gets depends on its key alone, not on its batch."""
 
 from __future__ import annotations
 
