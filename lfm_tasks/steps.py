@@ -17,7 +17,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Model whose tokenizer and chat template are used."),
         },
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(

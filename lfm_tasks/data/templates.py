@@ -1,20 +1,12 @@
-"""Prompts and completions from rows: exact replacement of ``{column}``, and the model's own chat template. Nothing is evaluated."""
+"""Prompts and completions as they stand, and through the model's own chat template. Nothing is evaluated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from transformers import PreTrainedTokenizerBase
 
-from lfm_tasks.data.config import PLACEHOLDER
 from lfm_tasks.errors import DataError
 
 _REPLY = "REPLY-STANDS-HERE"
-
-
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """``template`` with each ``{column}`` replaced once; what the values hold is not looked at again."""
-    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 class Plain:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from lfm_tasks.config import parse_config
 from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.data.splits import Row
-from lfm_tasks.data.templates import Chat, fill, special_frame
+from lfm_tasks.data.templates import Chat, special_frame
 from lfm_tasks.data.tokenize import block_bounds, common_length, make_encoder, shorten, tokens_of
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.templates import fill
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120).filter(str.strip)
 
