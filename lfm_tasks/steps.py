@@ -48,6 +48,39 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="ask_teacher",
+        title="Ask a teacher",
+        config="lfm_tasks.distillation.black_box.config:AskTeacherConfig",
+        run="lfm_tasks.distillation.black_box.ask:run",
+        inputs={
+            "data": InputSpec(("dataset",), "Prompts: a prepared data set, or raw rows."),
+            "teacher": InputSpec(("model", "adapter"), "Local decoder, for the methods beam and samples.", required=False),
+        },
+        outputs={"dataset": "dataset", "signals": "signals"},
+        code=(
+            "lfm_tasks.distillation.black_box",
+            "lfm_tasks.distillation.texts",
+            "lfm_tasks.artifacts.references",
+            "lfm_tasks.models",
+            "lfm_tasks.rows",
+            "lfm_tasks.seeds",
+            "lfm_tasks.settings",
+        ),
+    )
+)
+STEPS.add(
+    Step(
+        name="write_rationales",
+        title="Write rationales",
+        config="lfm_tasks.distillation.texts.config:WriteRationalesConfig",
+        run="lfm_tasks.distillation.texts.write:run",
+        inputs={"data": InputSpec(("dataset",), "Answers with reasons, made by the step 'ask_teacher'.")},
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.distillation.texts",),
+    )
+)
+STEPS.add(
+    Step(
         name="statistics",
         title="Gather statistics",
         config="lfm_tasks.statistics.config:StatisticsConfig",

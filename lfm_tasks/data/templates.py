@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.models.tokenizers import special_frame
 
 _REPLY = "REPLY-STANDS-HERE"
 
@@ -50,13 +51,3 @@ class Chat:
         if special:
             return ids[: special[0] + 1]
         return [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-
-
-def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    framed = tokenizer("a", add_special_tokens=True).input_ids
-    for start in range(len(framed) - len(bare) + 1):
-        if framed[start : start + len(bare)] == bare:
-            return framed[:start], framed[start + len(bare) :]
-    raise DataError(f"{type(tokenizer).__name__} changes a text when it adds special tokens; it cannot be used to prepare data.")
