@@ -81,6 +81,16 @@ class TrackingUnavailable(Unavailable):
     """MLflow did not answer."""
 
 
+class TeacherUnavailable(Unavailable):
+    """A teacher behind an API left too many questions without an answer."""
+
+
+class BudgetSpent(LfmError):
+    """What a teacher's answers may cost is spent, and the config says that this is a failure."""
+
+    exit_code = 7
+
+
 class AttemptKilled(LfmError):
     """The attempt was asked to stop; what could be kept is in its checkpoint."""
 

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     ledger_uri: SecretStr = Field(SecretStr(""), description="SQLAlchemy URL of the ledger. Default: a SQLite file in <home>.")
     project: str = Field("lfm", description="MLflow experiment that runs go to.")
     allowed_prefixes: str = Field("", description="Comma-separated file:// and s3:// prefixes that references may read.")
+    teacher_endpoints: str = Field("", description="Comma-separated URL prefixes of the teachers (APIs) that steps may ask.")
     hf_cache: Path | None = Field(None, description="Hugging Face hub cache for hf:// references.")
     hf_offline: bool = Field(True, description="Resolve hf:// references from the local cache only.")
     store_connection: str = Field("", description="Airflow connection that holds the key pair of the object store.")
@@ -61,6 +62,10 @@ class Settings(BaseSettings):
     @property
     def prefixes(self) -> tuple[str, ...]:
         return tuple(prefix.strip() for prefix in self.allowed_prefixes.split(",") if prefix.strip())
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return tuple(prefix.strip() for prefix in self.teacher_endpoints.split(",") if prefix.strip())
 
 
 @lru_cache(maxsize=1)

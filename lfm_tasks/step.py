@@ -90,6 +90,16 @@ class Checkpoints(Protocol):
         """Call ``write`` with an empty directory and put what it wrote in place as the checkpoint of ``step``."""
 
 
+class Answers(Protocol):
+    """What teachers behind an API have answered, by the hash of what they were asked; kept for all jobs, and whole or absent."""
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The answer to what ``key`` is the hash of, or None where it was never given."""
+
+    def put(self, key: str, answer: Mapping[str, Any]) -> None:
+        """Keep an answer (plain JSON) durably. May be called from several threads."""
+
+
 @dataclass(frozen=True)
 class Move:
     """A finished alias move: the version it now names, the one before, and its place in the ledger."""
@@ -145,6 +155,7 @@ class StepContext(Protocol):
 
     workdir: Path
     checkpoints: Checkpoints
+    answers: Answers
     registry: ModelRegistry
 
     def report(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:

@@ -17,7 +17,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Model whose tokenizer and chat template are used."),
         },
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -44,6 +44,39 @@ STEPS.add(
         outputs={"adapter": "adapter", "model": "model", "adapter_checkpoints": "adapter", "checkpoints": "model"},
         code=("lfm_tasks.tuning", "lfm_tasks.training", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
         distributed=True,
+    )
+)
+STEPS.add(
+    Step(
+        name="ask_teacher",
+        title="Ask a teacher",
+        config="lfm_tasks.distillation.black_box.config:AskTeacherConfig",
+        run="lfm_tasks.distillation.black_box.ask:run",
+        inputs={
+            "data": InputSpec(("dataset",), "Prompts: a prepared data set, or raw rows."),
+            "teacher": InputSpec(("model", "adapter"), "Local decoder, for the methods beam and samples.", required=False),
+        },
+        outputs={"dataset": "dataset", "signals": "signals"},
+        code=(
+            "lfm_tasks.distillation.black_box",
+            "lfm_tasks.distillation.texts",
+            "lfm_tasks.artifacts.references",
+            "lfm_tasks.models",
+            "lfm_tasks.rows",
+            "lfm_tasks.seeds",
+            "lfm_tasks.settings",
+        ),
+    )
+)
+STEPS.add(
+    Step(
+        name="write_rationales",
+        title="Write rationales",
+        config="lfm_tasks.distillation.texts.config:WriteRationalesConfig",
+        run="lfm_tasks.distillation.texts.write:run",
+        inputs={"data": InputSpec(("dataset",), "Answers with reasons, made by the step 'ask_teacher'.")},
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.distillation.texts",),
     )
 )
 STEPS.add(

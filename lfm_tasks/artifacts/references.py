@@ -49,11 +49,12 @@ def parse_reference(text: str, prefixes: tuple[str, ...] = ()) -> Reference:
     if match := re.fullmatch(rf"hf://({_HUB_PART}/{_HUB_PART})(?:@({_HUB_PART}))?", text):
         return Reference("hf", text, match[1], revision=match[2])
     if match := re.fullmatch(r"(s3|file)://\S*", text):
-        return Reference(match[1], text, _allowed(text, prefixes))  # type: ignore[arg-type]
+        return Reference(match[1], text, below_prefix(text, prefixes, "LFM_ALLOWED_PREFIXES"))  # type: ignore[arg-type]
     raise ReferenceRefused(f"{text!r} is not a reference. Use one of {SCHEMES}.")
 
 
-def _allowed(uri: str, prefixes: tuple[str, ...]) -> str:
+def below_prefix(uri: str, prefixes: tuple[str, ...], setting: str) -> str:
+    """``uri``; raises :class:`ReferenceRefused` unless it is one of ``prefixes``, which ``setting`` holds, or below one."""
     if ".." in uri.split("/") or re.search(r"[\x00-\x20\x7f\\%?#]", uri):
         raise ReferenceRefused(
             f"{uri!r} holds '..', escapes, blanks or control characters. Write the plain path of one object or directory."
@@ -63,4 +64,4 @@ def _allowed(uri: str, prefixes: tuple[str, ...]) -> str:
         if uri == base or uri.startswith(base + "/"):
             return uri
     allowed = ", ".join(prefixes) or "none is configured"
-    raise ReferenceRefused(f"{uri!r} is outside the allowed prefixes ({allowed}). An administrator extends LFM_ALLOWED_PREFIXES.")
+    raise ReferenceRefused(f"{uri!r} is outside the allowed prefixes ({allowed}). An administrator extends {setting}.")

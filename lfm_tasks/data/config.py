@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lfm_tasks.config import Config
-
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]{0,63})\}")
-TEMPLATE_LANGUAGE = ("{{", "{%", "{#", "${")
-COLUMN = r"^[^\{\}\x00-\x1f]{1,128}$"
+from lfm_tasks.rows.templates import COLUMN, columns_of, without_template_language
 
 
 def _section(name: str, **extra: Any) -> dict[str, Any]:
@@ -115,10 +111,7 @@ class PrepareConfig(Config):
     @field_validator("prompt_template", "completion_template", "system_prompt", "text_column", "label_column", "split_column")
     @classmethod
     def _no_template_language(cls, value: str) -> str:
-        found = [mark for mark in TEMPLATE_LANGUAGE if mark in value]
-        if found:
-            raise ValueError(f"holds {found[0]!r}; template code is not run. Write {{column}} where a row's value is to stand")
-        return value
+        return without_template_language(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> PrepareConfig:
@@ -128,9 +121,9 @@ class PrepareConfig(Config):
             )
         if self.task == "instruction":
             for name in ("prompt_template", "completion_template"):
-                if not PLACEHOLDER.search(getattr(self, name)):
+                if not columns_of(getattr(self, name)):
                     raise ValueError(f"{name} names no column, so every row would be the same; write {{column}} in it")
-            others = set(PLACEHOLDER.findall(self.completion_template)) - {self.label_column}
+            others = set(columns_of(self.completion_template)) - {self.label_column}
             if self.label_choices and others:
                 raise ValueError(
                     f"with label_choices the completion_template may name {{{self.label_column}}} only, not {', '.join(sorted(others))}; "
@@ -141,7 +134,7 @@ class PrepareConfig(Config):
     @property
     def prompt_columns(self) -> list[str]:
         """Columns that the prompt is made of, in the order of their first use."""
-        return list(dict.fromkeys(PLACEHOLDER.findall(self.prompt_template)))
+        return columns_of(self.prompt_template)
 
     @property
     def input_columns(self) -> list[str]:
@@ -152,7 +145,7 @@ class PrepareConfig(Config):
     def columns(self) -> list[str]:
         """Every column that an example is made of."""
         outputs = {
-            "instruction": [*PLACEHOLDER.findall(self.completion_template), *([self.label_column] if self.label_choices else [])],
+            "instruction": [*columns_of(self.completion_template), *([self.label_column] if self.label_choices else [])],
             "classification": [self.label_column],
             "text": [],
         }

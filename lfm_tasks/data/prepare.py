@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from lfm_tasks.data import report
 from lfm_tasks.data.config import PrepareConfig
-from lfm_tasks.data.reading import SPLITS, read_rows
 from lfm_tasks.data.splits import (
     Counts,
     Row,
@@ -30,6 +29,7 @@ from lfm_tasks.data.splits import (
 from lfm_tasks.data.tokenize import Encoder, InstructionEncoder, make_encoder
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
+from lfm_tasks.rows.reading import SPLITS, read_rows
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 FORMAT = 1

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from lfm_tasks.config import canonical_json
-from lfm_tasks.data.reading import SPLITS, RawRow
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.reading import SPLITS, RawRow
 from lfm_tasks.seeds import derive_seed
 
 GRAM = 13

@@ -1,20 +1,13 @@
-"""Prompts and completions from rows: exact replacement of ``{column}``, and the model's own chat template. Nothing is evaluated."""
+"""Prompts and completions as they stand, and through the model's own chat template. Nothing is evaluated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from transformers import PreTrainedTokenizerBase
 
-from lfm_tasks.data.config import PLACEHOLDER
 from lfm_tasks.errors import DataError
+from lfm_tasks.models.tokenizers import special_frame
 
 _REPLY = "REPLY-STANDS-HERE"
-
-
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """``template`` with each ``{column}`` replaced once; what the values hold is not looked at again."""
-    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 class Plain:
@@ -58,13 +51,3 @@ class Chat:
         if special:
             return ids[: special[0] + 1]
         return [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-
-
-def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    framed = tokenizer("a", add_special_tokens=True).input_ids
-    for start in range(len(framed) - len(bare) + 1):
-        if framed[start : start + len(bare)] == bare:
-            return framed[:start], framed[start + len(bare) :]
-    raise DataError(f"{type(tokenizer).__name__} changes a text when it adds special tokens; it cannot be used to prepare data.")

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from lfm_tasks.errors import DataError
 from lfm_tasks.evaluation.answers import ClassScores, softmax
 from lfm_tasks.evaluation.config import EvaluateConfig
-from lfm_tasks.evaluation.likelihood import Progress, batches
+from lfm_tasks.evaluation.likelihood import Progress
 from lfm_tasks.evaluation.task import Subject
+from lfm_tasks.models.generating import batches
 from lfm_tasks.models.prepared import Rows
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from lfm_tasks.models.attention import PADDING, logits_at, packed_mask
+from lfm_tasks.models.generating import batches
 
 LOGITS_AT_ONCE = 256
 Progress = Callable[[int], None]
@@ -78,16 +79,6 @@ def _log_probability(logits: Tensor, wanted: Tensor) -> Tensor:
 def _log_probability_and_likeliest(logits: Tensor, wanted: Tensor) -> Tensor:
     """Token ids are exact in float64 only, so both are."""
     return torch.stack([_log_probability(logits, wanted).double(), logits.argmax(-1).double()], dim=-1)
-
-
-def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices, longest first, in groups whose padded size stays within ``batch_tokens``; a longer sequence goes alone."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        count = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lfm_tasks.artifacts.hashing import sha256_file
-from lfm_tasks.errors import InvalidInput
+from lfm_tasks.errors import DataError, InvalidInput
 
 
 def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -27,6 +27,16 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 def tokenizer_digest(path: Path) -> str:
     """SHA-256 of the model directory's ``tokenizer.json``: what a prepared data set is bound to."""
     return sha256_file(_tokenizer_file(path))
+
+
+def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    framed = tokenizer("a", add_special_tokens=True).input_ids
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :]
+    raise DataError(f"{type(tokenizer).__name__} changes a text when it adds special tokens; it cannot be used to prepare data.")
 
 
 def _tokenizer_file(path: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lfm_tasks.artifacts.answers import StoreAnswers
 from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.runner.stopping import StopSignal
 from lfm_tasks.settings import Settings
@@ -31,6 +32,10 @@ class RunningContext:
     run_id: str
     settings: Settings
     _last_line: float = field(default=0.0, init=False)
+
+    @property
+    def answers(self) -> StoreAnswers:
+        return StoreAnswers(self.tracker.store)
 
     def report(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self.tracker.report(self.run_id, done, {"progress/done": done, "progress/total": total, **(metrics or {})})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lfm_tasks.artifacts.answers import KeptAnswers
 from lfm_tasks.artifacts.checkpoints import StoreCheckpoints
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.config import parse_config
@@ -105,6 +106,10 @@ class _Context:
     registry: Any
     outer: RunningContext
     step: str
+
+    @property
+    def answers(self) -> KeptAnswers:
+        return KeptAnswers(self.outer.tracker.store)
 
     def report(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self.outer.check_stop(f"in step {self.step} at {done} of {total}")

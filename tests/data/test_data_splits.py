@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_tasks.data.reading import RawRow
 from lfm_tasks.data.splits import (
     capped,
     carve,
@@ -20,6 +19,7 @@ from lfm_tasks.data.splits import (
     without_leaks,
 )
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.reading import RawRow
 
 COLUMNS = ["text", "label"]
 words = st.sampled_from(["A", "a", " a", "b", "B ", "c d", "c  D", "", " "])

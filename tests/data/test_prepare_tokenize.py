@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from lfm_tasks.config import parse_config
 from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.data.splits import Row
-from lfm_tasks.data.templates import Chat, fill, special_frame
+from lfm_tasks.data.templates import Chat
 from lfm_tasks.data.tokenize import block_bounds, common_length, make_encoder, shorten, tokens_of
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.templates import fill
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120).filter(str.strip)
 
@@ -138,7 +139,7 @@ def test_model_without_chat_template(toy_tokenizer_directory):
 def test_special_tokens_of_the_tokenizer_stand_once(tmp_path):
     from tokenizers.processors import TemplateProcessing
 
-    from lfm_tasks.models.tokenizers import open_tokenizer
+    from lfm_tasks.models.tokenizers import open_tokenizer, special_frame
     from tests.toys import make_tokenizer
 
     made = make_tokenizer(tmp_path)

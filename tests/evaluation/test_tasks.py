@@ -10,9 +10,8 @@ import torch
 
 from lfm_tasks.evaluation.answers import normalise
 from lfm_tasks.evaluation.classification import class_logits
-from lfm_tasks.evaluation.generation import generate, stop_tokens
-from lfm_tasks.evaluation.likelihood import batches, continuation, log_probabilities
-from lfm_tasks.evaluation.task import Subject
+from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
+from lfm_tasks.models.generating import batches, generate, stop_tokens
 from lfm_tasks.models.tokenizers import open_tokenizer
 from tests.toys import make_bert, make_llama
 
@@ -81,7 +80,7 @@ def test_generation_takes_the_likeliest_token_each_time_and_ends_at_a_stop_token
 
 def test_an_answer_stops_at_the_models_and_the_tokenizers_end(llama, directory: Path):
     llama.generation_config.eos_token_id = [2, 77]
-    assert stop_tokens(Subject(llama, open_tokenizer(directory))) == [2, 77]
+    assert stop_tokens(llama, open_tokenizer(directory)) == [2, 77]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 
 from lfm_tasks.errors import DataError
-from lfm_tasks.evaluation.generation import generate, stop_tokens
 from lfm_tasks.evaluation.likelihood import Progress, Query, continuation, log_probabilities_and_likeliest
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.facts.locate import encode_answer, with_offsets
+from lfm_tasks.models.generating import generate, stop_tokens
 from lfm_tasks.models.memories.prompting import rewrite
 
 Tokens = NDArray[np.int64]
@@ -90,7 +90,7 @@ def free_running(
     unique = list(dict.fromkeys(prompts))
     ids = [_prompt_ids(subject, prompt, max_new_tokens) for prompt in unique]
     chosen = None if processors is None else lambda batch: processors([unique[i] for i in batch])
-    made = generate(subject.model, ids, max_new_tokens, stop_tokens(subject), batch_tokens, progress, chosen)
+    made = generate(subject.model, ids, max_new_tokens, stop_tokens(subject.model, subject.tokenizer), batch_tokens, progress, chosen)
     return {prompt: subject.tokenizer.decode(tokens, skip_special_tokens=True) for prompt, tokens in zip(unique, made, strict=True)}
 
 

@@ -12,9 +12,9 @@ from lfm_tasks.evaluation.answers import Answers, Integers, Texts
 from lfm_tasks.evaluation.ensemble.config import EnsembleConfig
 from lfm_tasks.evaluation.ensemble.rankers import LogLikelihoods
 from lfm_tasks.evaluation.evaluate import Counter, Plan, open_subject
-from lfm_tasks.evaluation.generation import stop_tokens
 from lfm_tasks.evaluation.likelihood import continuation, log_probabilities
 from lfm_tasks.evaluation.task import Subject
+from lfm_tasks.models.generating import stop_tokens
 from lfm_tasks.step import Input, StepContext
 
 
@@ -66,7 +66,8 @@ def _judged_by(
     subject: Subject, candidates: list[tuple[Integers, Integers]], config: EnsembleConfig, per_token: bool, counter: Counter
 ) -> list[float]:
     """An answer that ended before the longest allowed is judged with its end."""
-    end = subject.tokenizer.eos_token_id if subject.tokenizer.eos_token_id is not None else next(iter(stop_tokens(subject)), None)
+    stop = stop_tokens(subject.model, subject.tokenizer)
+    end = subject.tokenizer.eos_token_id if subject.tokenizer.eos_token_id is not None else next(iter(stop), None)
     queries = []
     for prompt, answer in candidates:
         ending = [] if end is None or len(answer) >= config.max_new_tokens else [end]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_tasks.data.reading import RawRow, read_rows
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.reading import RawRow, read_rows
 
 COLUMNS = ["text", "label"]
 
@@ -69,7 +69,7 @@ def test_not_utf8_names_the_byte(tmp_path, form):
 
 
 def test_not_utf8_offset_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("lfm_tasks.data.reading._BLOCK", 4)
+    monkeypatch.setattr("lfm_tasks.rows.reading._BLOCK", 4)
     for prefix in range(9):
         data = b"a" * prefix + "é€".encode() + b"\xe2\x82"
         (tmp_path / "rows.jsonl").write_bytes(data)
