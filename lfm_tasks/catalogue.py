@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lfm_tasks.distillation.cards import CARDS as DISTILLATION
 from lfm_tasks.editing.cards import CARDS as EDITING
 from lfm_tasks.editing.memory.cards import CARDS as MEMORIES
 from lfm_tasks.editing.tuned.cards import CARDS as TUNED_EDITS
@@ -14,7 +15,7 @@ from lfm_tasks.statistics.cards import CARDS as STATISTICS
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT, *EDITING, *TUNED_EDITS, *MEMORIES):
+for _card in (*TUNING, *DISTILLATION, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT, *EDITING, *TUNED_EDITS, *MEMORIES):
     METHODS.add(_card)
 
 
