@@ -79,6 +79,23 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="cut_student",
+        title="Cut a student",
+        config="lfm_tasks.distillation.config:CutStudentConfig",
+        run="lfm_tasks.distillation.cut:run",
+        inputs={"teacher": InputSpec(("model", "adapter"), "Model whose layers and units the student is made of.")},
+        outputs={"model": "model"},
+        code=(
+            "lfm_tasks.distillation.config",
+            "lfm_tasks.distillation.cut",
+            "lfm_tasks.training.config",
+            "lfm_tasks.models",
+            "lfm_tasks.seeds",
+        ),
+    )
+)
+STEPS.add(
+    Step(
         name="statistics",
         title="Gather statistics",
         config="lfm_tasks.statistics.config:StatisticsConfig",

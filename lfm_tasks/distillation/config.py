@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
@@ -84,3 +84,28 @@ class RecordSignalsConfig(Config):
         if not samples and not info.data.get("top", 1):
             raise ConfigError("top=0 and samples=0 keep nothing of what the teacher says. Set one of them.")
         return samples
+
+
+Width = Literal["hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"]
+
+
+class CutStudentConfig(Config):
+    depth: int = Field(
+        0, ge=0, le=10_000, description="Layers of the student, chosen evenly from first to last; 0 keeps all, or those named."
+    )
+    layers: list[Number] = Field(
+        [], max_length=10_000, description="Layers of the teacher that the student is made of, in their order, e.g. [0, 2, 5]."
+    )
+    width: dict[Width, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        {},
+        description='Sizes of the student by their names in the config, e.g. {"hidden_size": 384, "num_attention_heads": 6}; units are '
+        "chosen evenly. Keep hidden_size / num_attention_heads as it is, so that whole heads are taken.",
+    )
+
+    @model_validator(mode="after")
+    def _cuts_one_way(self) -> CutStudentConfig:
+        if self.depth and self.layers:
+            raise ConfigError(f"depth={self.depth} and layers={self.layers} exclude one another. Give one of them.")
+        if not (self.depth or self.layers or self.width):
+            raise ConfigError("depth=0, layers=[] and width={} cut nothing. Give the number of layers, which ones, or the sizes.")
+        return self

@@ -117,7 +117,7 @@ def test_slices_of_any_size_give_the_same_and_no_more_logits_exist_than_a_slice_
         model.get_output_embeddings().register_forward_hook(lambda _, given, output: seen.append(output.shape))
     close(step_gradients(sliced), whole)
     rows = [shape[-2] for shape in seen if shape[-1] == 400]
-    assert max(rows) == 5 and len(rows) > 10
+    assert rows.count(5) >= 6 and max(rows) == 5
 
 
 def test_without_a_teacher_it_is_tuning(toys, labelled, tmp_path):

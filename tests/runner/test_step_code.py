@@ -21,7 +21,9 @@ CONTRACTS = {
     "lfm_tasks.step": "what a step is given and gives back",
     "lfm_tasks.catalogue": "which methods there are; the code of each is in the key of its step",
     "lfm_tasks.artifacts": "a package without code of its own",
+    "lfm_tasks.distillation": "a package without code of its own",
     "lfm_tasks.reuse": "a package without code of its own",
+    "lfm_tasks.training": "a package without code of its own",
     "lfm_tasks.artifacts.hashing": "SHA-256, whose values are what they are",
 }
 """Light modules that change no output."""
