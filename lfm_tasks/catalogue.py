@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lfm_tasks.distillation.cards import CARDS as DISTILLATION
 from lfm_tasks.distillation.texts.cards import CARDS as TEACHERS_TEXTS
 from lfm_tasks.editing.cards import CARDS as EDITING
 from lfm_tasks.editing.memory.cards import CARDS as MEMORIES
@@ -15,7 +16,20 @@ from lfm_tasks.statistics.cards import CARDS as STATISTICS
 from lfm_tasks.tuning.cards import CARDS as TUNING
 
 METHODS: Registry[Card] = Registry("method")
-for _card in (*TUNING, *TEACHERS_TEXTS, *STATISTICS, *REUSE, *MIXTURES, *ENSEMBLES, *ALIGNMENT, *EDITING, *TUNED_EDITS, *MEMORIES):
+AREAS = (
+    TUNING,
+    DISTILLATION,
+    TEACHERS_TEXTS,
+    STATISTICS,
+    REUSE,
+    MIXTURES,
+    ENSEMBLES,
+    ALIGNMENT,
+    EDITING,
+    TUNED_EDITS,
+    MEMORIES,
+)
+for _card in (card for cards in AREAS for card in cards):
     METHODS.add(_card)
 
 

@@ -48,6 +48,54 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="distill",
+        title="Distill",
+        config="lfm_tasks.distillation.config:DistillConfig",
+        run="lfm_tasks.distillation.distill:run",
+        inputs={
+            "student": InputSpec(("model",), "Model that learns."),
+            "dataset": InputSpec(("dataset",), "Prepared data set, in the student's tokenizer."),
+            "teachers": InputSpec(("model", "adapter"), "Models that it learns from.", required=False, many=True),
+            "signals": InputSpec(("signals",), "What teachers said of this data set, made by record_signals.", required=False, many=True),
+        },
+        outputs={"model": "model"},
+        code=("lfm_tasks.distillation", "lfm_tasks.training", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        distributed=True,
+    )
+)
+STEPS.add(
+    Step(
+        name="record_signals",
+        title="Record a teacher",
+        config="lfm_tasks.distillation.config:RecordSignalsConfig",
+        run="lfm_tasks.distillation.recording:run",
+        inputs={
+            "teacher": InputSpec(("model", "adapter"), "Model that is asked."),
+            "dataset": InputSpec(("dataset",), "Prepared data set; its training split is asked about."),
+        },
+        outputs={"signals": "signals"},
+        code=("lfm_tasks.distillation", "lfm_tasks.training", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="cut_student",
+        title="Cut a student",
+        config="lfm_tasks.distillation.config:CutStudentConfig",
+        run="lfm_tasks.distillation.cut:run",
+        inputs={"teacher": InputSpec(("model", "adapter"), "Model whose layers and units the student is made of.")},
+        outputs={"model": "model"},
+        code=(
+            "lfm_tasks.distillation.config",
+            "lfm_tasks.distillation.cut",
+            "lfm_tasks.training.config",
+            "lfm_tasks.models",
+            "lfm_tasks.seeds",
+        ),
+    )
+)
+STEPS.add(
+    Step(
         name="ask_teacher",
         title="Ask a teacher",
         config="lfm_tasks.distillation.black_box.config:AskTeacherConfig",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lfm_tasks.errors import InvalidInput
+from lfm_tasks.models.layers import numbered_layers
 from lfm_tasks.reuse.dtypes import DTYPES
 from lfm_tasks.reuse.ranged import RangedWeights
 from lfm_tasks.step import RangeReader
@@ -167,18 +166,6 @@ def depths(names: list[str]) -> dict[str, float]:
     layers = numbered_layers(names)[1]
     last = max(1, *layers.values()) if len(layers) > 1 else 1
     return {name: layers.get(name, 0) / last for name in names}
-
-
-def numbered_layers(names: list[str]) -> tuple[str, dict[str, int]]:
-    """What stands before the layers' numbers, and the number of each tensor that is in a layer.
-
-    Layers are the numbered parts of the names that stand at one place in most of them (``model.layers.7.…``).
-    """
-    places = {name: match for name in names if (match := re.match(r"(.*?)\b(\d+)\b", name))}
-    if not places:
-        return "", {}
-    prefix = Counter(match[1] for match in places.values()).most_common(1)[0][0]
-    return prefix, {name: int(match[2]) for name, match in places.items() if match[1] == prefix}
 
 
 def read_vocabulary(directory: Path) -> dict[str, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import torch
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput
 from lfm_tasks.memory import peak_rss_bytes
+from lfm_tasks.models.layers import numbered_layers, with_layers
 from lfm_tasks.models.saving import save_companions
-from lfm_tasks.reuse.checkpoint import Checkpoint, numbered_layers
+from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import matches
 from lfm_tasks.reuse.merge import open_checkpoint
 from lfm_tasks.reuse.plan import Planned
@@ -25,8 +25,6 @@ from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 AHEAD = 3
 """Tensors of which the first is copied while the others are on their way, where they come from far away."""
-COUNT = re.compile(r"(n|num)_(\w+_)?layers?$")
-"""Settings that give a number of layers: num_hidden_layers, n_layer, …"""
 
 
 class Stack:
@@ -73,7 +71,7 @@ def run(config: RestackConfig, inputs: Mapping[str, Input], context: StepContext
     stacks = [Stack(open_checkpoint(model)) for model in all_of(inputs, "models")]
     chosen = _chosen(config, stacks)
     frame = stacks[config.frame]
-    settings = _settings(frame, [stacks[one.model].config for one in config.slices for _ in range(*one.layers)], chosen)
+    settings = with_layers(frame.name, frame.config, len(frame.layers), [(stack.config, layer) for stack, layer, _ in chosen])
     sources, planned = _plan(config, frame, chosen)
     directory = context.workdir / "model"
     context.log(f"{len(chosen)} layers of {len(stacks)} models, {len(planned)} tensors, {sum(one.size for one in planned):,} bytes.")
@@ -140,25 +138,6 @@ def _chosen(config: RestackConfig, stacks: Sequence[Stack]) -> list[Layer]:
 
 def _any(names: Sequence[str], pattern: str) -> bool:
     return any(matches(name, [pattern]) for name in names)
-
-
-def _settings(frame: Stack, configs: Sequence[dict[str, Any]], chosen: Sequence[Layer]) -> dict[str, Any]:
-    """The frame's config with the new number of layers; lists with an entry for each layer follow the layers.
-
-    Raises :class:`IncompatibleModels` where no setting, or more than one, gives the number of layers.
-    """
-    count = len(frame.layers)
-    found = [key for key, value in frame.config.items() if COUNT.match(key) and type(value) is int and value == count]
-    if len(found) != 1:
-        raise IncompatibleModels(
-            f"{frame.name} has {count} layers; settings in its config.json that say so: "
-            f"{', '.join(sorted(found)) or 'none'}. It must be one."
-        )
-    settings = frame.config | {found[0]: len(chosen)}
-    for key, value in frame.config.items():
-        if isinstance(value, list) and len(value) == count and "layer" in key:
-            settings[key] = [config.get(key, value)[layer] for config, (_, layer, _) in zip(configs, chosen, strict=True)]
-    return settings
 
 
 def _plan(config: RestackConfig, frame: Stack, chosen: Sequence[Layer]) -> tuple[dict[str, Source], list[Planned]]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lfm_tasks.errors import IncompatibleModels
-from lfm_tasks.reuse.checkpoint import Checkpoint, TensorInfo, numbered_layers
+from lfm_tasks.models.layers import numbered_layers
+from lfm_tasks.reuse.checkpoint import Checkpoint, TensorInfo
 
 APPENDED = ("BPE", "WordPiece", "WordLevel")
 """Kinds of tokenizers to whose vocabulary tokens can be appended without moving any other."""

@@ -22,7 +22,8 @@ class Batch:
 
     Language models: ``targets`` ``[count]`` are the tokens to predict and ``positions`` ``[rows, length]`` the mask of the
     places that predict them, in row-major order. Classification: ``targets`` ``[rows]`` are classes, ``positions`` None.
-    ``lengths`` is set for a packed row: the sequences that it holds, end to end.
+    ``lengths`` is set for a packed row: the sequences that it holds, end to end. ``examples`` are the places of the sequences in
+    their split, in the order of the rows or of ``lengths``.
     """
 
     input_ids: Tensor
@@ -31,6 +32,13 @@ class Batch:
     position_ids: Tensor | None = None
     positions: Tensor | None = None
     lengths: tuple[int, ...] = ()
+    examples: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        named = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,12 @@ def padded_batch(split: Split, examples: Sequence[int], pad: int, *, labels: boo
             torch.from_numpy(input_ids),
             torch.from_numpy(split.labels[list(examples)]),
             attention_mask=None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
+            examples=tuple(examples),
         )
     positions = np.zeros((len(tokens), longest), dtype=bool)
     for row, index in enumerate(examples):
         positions[row, split.first[index] - 1 : len(tokens[row]) - 1] = True
-    return Batch(torch.from_numpy(input_ids), _targets(split, examples), positions=torch.from_numpy(positions))
+    return Batch(torch.from_numpy(input_ids), _targets(split, examples), positions=torch.from_numpy(positions), examples=tuple(examples))
 
 
 def packed_batch(split: Split, examples: Sequence[int]) -> Batch:
@@ -122,6 +131,7 @@ def packed_batch(split: Split, examples: Sequence[int]) -> Batch:
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
         positions=torch.from_numpy(positions)[None],
         lengths=lengths,
+        examples=tuple(examples),
     )
 
 

@@ -48,11 +48,10 @@ def loss_sum(model: nn.Module, batch: Batch, *, reduction: str = "sum") -> Tenso
 
     Call it, and the backward pass of what it gives, inside :func:`row_of` the same batch.
     """
-    inputs = {name: value for name in ("input_ids", "attention_mask", "position_ids") if (value := getattr(batch, name)) is not None}
     if batch.positions is None:
-        return functional.cross_entropy(model(**inputs).logits.float(), batch.targets, reduction=reduction)
+        return functional.cross_entropy(model(**batch.inputs).logits.float(), batch.targets, reduction=reduction)
     with logits_at(model, batch.positions):
-        logits = model(**inputs, use_cache=False).logits[0]
+        logits = model(**batch.inputs, use_cache=False).logits[0]
     return functional.cross_entropy(logits.float(), batch.targets, reduction=reduction)
 
 

@@ -1,4 +1,4 @@
-"""Whole attempts of *ask_teacher*, from job to record: killed by the kernel, answered from the cache, replayed, and silent about the key."""
+"""Whole attempts of *ask_teacher*, from job to record: killed by the kernel, answered from the cache, replayed, silent about the key."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ CONTRACTS = {
     "lfm_tasks.artifacts": "a package without code of its own",
     "lfm_tasks.distillation": "a package without code of its own",
     "lfm_tasks.reuse": "a package without code of its own",
+    "lfm_tasks.training": "a package without code of its own",
     "lfm_tasks.artifacts.hashing": "SHA-256, whose values are what they are",
 }
 """Light modules that change no output."""

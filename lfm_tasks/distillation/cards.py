@@ -1,0 +1,97 @@
+"""Cards of the distillation methods; ``access`` is what they ask of the teacher. Light to import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lfm_tasks.registry import Card
+
+TASKS = ("causal_lm", "classification")
+TEACHER = "A forward pass of the teacher for each pass of the student, or none where its signals are recorded."
+SAME = "A teacher with the student's tokenizer, or recorded signals."
+METHODS = "lfm_tasks.distillation.methods"
+
+
+def _logits(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    given = {"preconditions": SAME, "cost": TEACHER} | changes
+    return Card(
+        name=name,
+        area="distillation",
+        step="distill",
+        title=title,
+        config=f"{METHODS}.config:{config}",
+        implementation=f"{METHODS}.logits:{implementation}",
+        paper=paper,
+        access=("logits",),
+        tasks=TASKS,
+        **given,
+    )
+
+
+WHOLE = "A teacher with the student's tokenizer; of a classifier recorded signals do, too."
+
+CARDS = (
+    _logits(
+        "forward_kl",
+        "Knowledge distillation (forward KL)",
+        "FORWARD_KL",
+        "PlainConfig",
+        "Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv 1503.02531)",
+    ),
+    _logits(
+        "reverse_kl",
+        "Reverse KL",
+        "REVERSE_KL",
+        "PlainConfig",
+        "Gu et al. 2024, MiniLLM (arXiv 2306.08543): its single-step part, over given text",
+    ),
+    _logits(
+        "jsd",
+        "Generalised Jensen-Shannon divergence",
+        "JSD",
+        "JsdConfig",
+        "Agarwal et al. 2024, On-Policy Distillation of Language Models (arXiv 2306.13649), over given text",
+    ),
+    _logits("skew_kl", "Skew KL", "SKEW_KL", "SkewConfig", "Ko et al. 2024, DistiLLM (arXiv 2402.03898)"),
+    _logits("skew_reverse_kl", "Skew reverse KL", "SKEW_REVERSE_KL", "SkewConfig", "Ko et al. 2024, DistiLLM (arXiv 2402.03898)"),
+    _logits(
+        "total_variation",
+        "Total variation distance",
+        "TOTAL_VARIATION",
+        "PlainConfig",
+        "Wen et al. 2023, f-Divergence Minimization for Sequence-Level Knowledge Distillation (arXiv 2307.15190)",
+    ),
+    _logits(
+        "logit_mse",
+        "Squared difference of logits",
+        "LOGIT_MSE",
+        "PlainConfig",
+        "Ba and Caruana 2014, Do Deep Nets Really Need to be Deep? (arXiv 1312.6184)",
+        preconditions=WHOLE,
+    ),
+    _logits(
+        "decoupled",
+        "Decoupled distillation (DKD)",
+        "DECOUPLED",
+        "DecoupledConfig",
+        "Zhao et al. 2022, Decoupled Knowledge Distillation (arXiv 2203.08679)",
+        preconditions=WHOLE,
+    ),
+    _logits(
+        "logit_standardisation",
+        "KL of standardised logits",
+        "STANDARDISED",
+        "PlainConfig",
+        "Sun et al. 2024, Logit Standardization in Knowledge Distillation (arXiv 2403.01427)",
+        preconditions=WHOLE,
+    ),
+    _logits(
+        "dist",
+        "Correlations within and across rows (DIST)",
+        "DIST",
+        "DistConfig",
+        "Huang et al. 2022, Knowledge Distillation from A Stronger Teacher (arXiv 2205.10536)",
+        preconditions=WHOLE,
+        cost=f"{TEACHER} A step is one pass: its rows are in memory at once.",
+    ),
+)

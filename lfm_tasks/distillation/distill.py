@@ -1,0 +1,133 @@
+"""The step *distill*: a student learns what its teachers say of a prepared data set, and of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lfm_tasks.catalogue import METHODS
+from lfm_tasks.distillation.config import DistillConfig
+from lfm_tasks.distillation.objective import Setting
+from lfm_tasks.distillation.stored import Recorded, open_signals, places
+from lfm_tasks.distillation.teachers import LogitTeacher, open_teacher
+from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.mixtures.files import refuse_mixture
+from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
+from lfm_tasks.models.prepared import read_description
+from lfm_tasks.models.saving import save_model
+from lfm_tasks.models.tokenizers import tokenizer_digest
+from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
+from lfm_tasks.training.examples import make_plan, read_examples
+from lfm_tasks.training.loop import Training
+from lfm_tasks.training.report import history_figures, measurements
+from lfm_tasks.training.saved import check_same, probe, probe_logits
+from lfm_tasks.training.split import Split, choose_objective
+
+
+def run(config: DistillConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    student, dataset = inputs["student"], inputs["dataset"]
+    description = read_description(dataset.path)
+    objective = choose_objective(config.objective, description["task"])
+    labels = description["labels"] if objective == "labels" else []
+    refuse_mixture(student.path, student.reference)
+    model = open_classifier(student, labels, config.seed) if labels else open_causal_lm(student)
+    check_vocabulary(model, tokenizer_digest(student.path), description)
+    training = prepare(config, model, inputs, objective, context)
+    context.log(_introduction(training))
+    training.run()
+    if not training.ranks.leads:
+        return Outcome(outputs={})
+    directory = context.workdir / "model"
+    difference = save(training, student, labels, directory)
+    return Outcome(
+        outputs={"model": Output("model", directory)},
+        metrics=measurements(training) | {"reload_difference_model": difference},
+        summary=_summary(training, objective, inputs),
+        figures=history_figures(training, context.workdir / "figures"),
+    )
+
+
+def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, Input], objective: str, context: StepContext) -> Training:
+    """Everything that a run needs, on its device. ``model`` is the student, every parameter of which trains."""
+    dataset, description = inputs["dataset"], read_description(inputs["dataset"].path)
+    labels = description["labels"] if objective == "labels" else []
+    train, validation = read_examples(config, dataset, objective, context)
+    plan = make_plan(config, len(train))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = model.to(device).requires_grad_(True)
+    vocabulary = len(labels) or description["vocabulary"]
+    sources = open_sources(config, inputs, description, labels, train, device)
+    return Training(
+        model=student,
+        base=student,
+        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary)),
+        config=config,
+        plan=plan,
+        train=train,
+        validation=validation,
+        context=context,
+        device=device,
+        identity={"config": config.cache_fields(), "examples": len(train), "steps": plan.steps},
+    )
+
+
+def open_sources(
+    config: DistillConfig, inputs: Mapping[str, Input], description: dict[str, Any], labels: list[str], train: Split, device: torch.device
+) -> list[LogitTeacher | Recorded]:
+    """Teachers, then recorded signals; none where alpha is 0. Raises :class:`ConfigError` where there is none to learn from."""
+    teachers, signals = all_of(inputs, "teachers"), all_of(inputs, "signals")
+    if not config.alpha:
+        return []
+    if not teachers and not signals:
+        raise ConfigError(f"alpha={config.alpha:g}: no teacher was given. Give teachers or signals, or set alpha=0 for the baseline.")
+    card = METHODS[config.method]
+    if "activations" in card.access and signals:
+        raise ConfigError(f"{config.method} looks at a teacher's activations, which recorded signals do not hold. Give the teacher itself.")
+    sources: list[LogitTeacher | Recorded] = [open_teacher(one, description, labels, card.access, device) for one in teachers]
+    offsets = places(train, labels=bool(labels))
+    for one in signals:
+        stored = open_signals(one)
+        stored.check(train, description["tokenizer_sha256"], labels, config.temperature)
+        sources.append(Recorded(stored, offsets, device))
+    return sources
+
+
+def save(training: Training, base: Input, labels: Sequence[str], directory: Path) -> float:
+    """Write the student and open it again; the largest difference of a logit. Raises what :func:`check_same` does."""
+    trained, rows = training.model.to("cpu").eval(), probe(training.train)
+    expected = probe_logits(trained, rows)
+    save_model(trained, base.path, directory, labels=list(labels) or None)
+    written = Input("the saved model", "model", "", directory)
+    opened = open_classifier(written, list(labels)) if labels else open_causal_lm(written)
+    return check_same(expected, probe_logits(opened, rows), "the saved model")
+
+
+def _introduction(training: Training) -> str:
+    config, counts = training.config, training.counts
+    return (
+        f"{config.method}, alpha {config.alpha:g}, temperature {config.temperature:g}: {counts['trainable_parameters']:,} parameters train "
+        f"on {len(training.train):,} examples for {training.plan.steps:,} steps, on {training.device}."
+    )
+
+
+def _summary(training: Training, objective: str, inputs: Mapping[str, Input]) -> dict[str, Any]:
+    progress = training.progress
+    return {
+        "method": training.config.method,
+        "objective": objective,
+        "alpha": training.config.alpha,
+        "temperature": training.config.temperature,
+        "teachers": [one.reference for one in all_of(inputs, "teachers")] if training.config.alpha else [],
+        "signals": [one.reference for one in all_of(inputs, "signals")] if training.config.alpha else [],
+        "examples": len(training.train),
+        "steps": progress.step,
+        "steps_planned": training.plan.steps,
+        "stopped_early": progress.stopped_early,
+        "best_step": progress.best_step,
+        "packed": training.packs,
+        "device": str(training.device),
+    }

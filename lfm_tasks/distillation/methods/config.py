@@ -1,0 +1,39 @@
+"""Options of the distillation methods. Light to import."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from lfm_tasks.config import Config
+from lfm_tasks.errors import ConfigError
+
+
+class PlainConfig(Config):
+    """A method without options of its own."""
+
+
+class JsdConfig(Config):
+    beta: float = Field(0.5, ge=0, le=1, description="Share of the teacher in the mixture that both are compared with.")
+    normalised: bool = Field(
+        False, description="Divide by beta (1 - beta), so that the loss goes to forward KL at 0 and to reverse KL at 1 without a jump."
+    )
+
+    @model_validator(mode="after")
+    def _is_no_limit(self) -> JsdConfig:
+        if self.beta in (0.0, 1.0) and not self.normalised:
+            raise ConfigError(f"beta={self.beta:g} makes the divergence 0 everywhere. Set normalised=true for its limit, or take a KL.")
+        return self
+
+
+class SkewConfig(Config):
+    skew: float = Field(0.1, gt=0, lt=1, description="Share of the first distribution that is mixed into the second.")
+
+
+class DecoupledConfig(Config):
+    target_weight: float = Field(1.0, ge=0, le=100, description="Weight of (target, all others).")
+    other_weight: float = Field(8.0, ge=0, le=100, description="Weight of the distribution among the others.")
+
+
+class DistConfig(Config):
+    inter: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each row's classes.")
+    intra: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each class over the rows of a step.")

@@ -1,0 +1,148 @@
+"""What a student learns from: alpha times its distance from the teachers, and 1 - alpha times cross-entropy with the labels.
+
+Both are sums over the targets of a pass; the loop divides by the number of targets of the whole optimiser step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from lfm_tasks.distillation.config import DistillConfig
+from lfm_tasks.distillation.divergences import log_probabilities
+from lfm_tasks.distillation.signals import Signal
+from lfm_tasks.distillation.stored import Recorded
+from lfm_tasks.distillation.teachers import LogitTeacher
+from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.attention import logits_at
+from lfm_tasks.models.heads import chunk_rows, chunked_sum, has_plain_head, hidden_at
+from lfm_tasks.training.batches import Batch
+from lfm_tasks.training.objectives import CrossEntropy
+
+
+class Answer(Protocol):
+    """A teacher's word on a batch: places in the order of its targets."""
+
+    def __getitem__(self, rows: slice) -> Signal: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method makes its objective of. ``vocabulary``: tokens, or classes, that student and teacher share."""
+
+    config: DistillConfig
+    student: PreTrainedModel
+    sources: Sequence[LogitTeacher | Recorded]
+    labels: bool
+    vocabulary: int
+
+
+class Distance(Protocol):
+    """What :class:`LogitDistillation` asks of a method (:class:`lfm_tasks.distillation.methods.logits.LogitMethod`)."""
+
+    forms: tuple[str, ...]
+    of_logits: bool
+    whole_steps: bool
+
+    def loss(self, log_q: Tensor, log_p: Tensor, targets: Tensor, options: Any, temperature: float) -> Tensor: ...
+
+
+class LogitDistillation(CrossEntropy):
+    def __init__(self, method: Distance, setting: Setting) -> None:
+        """Raises :class:`ConfigError` where the method cannot be asked about signals of their form."""
+        super().__init__(labels=setting.labels)
+        self.method, self.setting, self.config = method, setting, setting.config
+        self.options = setting.config.method_config()
+        self.sources = setting.sources if self.config.alpha else ()
+        self.whole_steps = method.whole_steps and bool(self.sources)
+        self.packs = all(teacher.packs for teacher in self.teachers)
+        self.plain = not self.labels and has_plain_head(setting.student)
+        for source in self.sources:
+            if isinstance(source, Recorded) and (form := source.stored.form) not in method.forms:
+                raise ConfigError(
+                    f"{self.config.method} needs {' or '.join(method.forms)} signals; {source.stored.reference} is {form}. "
+                    "Give the teacher itself, or record its signals in another form."
+                )
+        if self.config.combine == "instance" and any(isinstance(one, Recorded) and one.stored.form == "sampled" for one in self.sources):
+            raise ConfigError("combine=instance asks how likely a teacher finds the label, which samples do not say. Use top_k signals.")
+
+    @property
+    def teachers(self) -> list[LogitTeacher]:
+        return [source for source in self.sources if isinstance(source, LogitTeacher)]
+
+    def modes(self) -> AbstractContextManager[None]:
+        return _together([teacher.modes() for teacher in self.teachers] if not self.labels else [])
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        answers = [source.ask(batch, self.config.temperature) for source in self.sources]
+        if self.labels:
+            return self._sum(model(**batch.inputs).logits, slice(None), batch.targets, answers)
+        return self._sum_over_places(model, batch, answers)
+
+    def _sum_over_places(self, model: nn.Module, batch: Batch, answers: Sequence[Answer]) -> Tensor:
+        def loss(logits: Tensor, rows: slice) -> Tensor:
+            return self._sum(logits, rows, batch.targets[rows], answers)
+
+        if not self.plain or self.whole_steps:
+            with logits_at(model, batch.positions):
+                return loss(model(**batch.inputs, use_cache=False).logits[0], slice(None))
+        with hidden_at(model, batch.positions):
+            hidden = model(**batch.inputs, use_cache=False).logits[0]
+        head = model.get_output_embeddings()
+        return chunked_sum(loss, hidden, head, chunk_rows(head.weight.shape[0]))
+
+    def _sum(self, logits: Tensor, rows: slice, targets: Tensor, answers: Sequence[Answer]) -> Tensor:
+        """Of the places ``rows``, whose ``logits`` are [n, classes]."""
+        alpha = self.config.alpha
+        total = torch.zeros((), device=logits.device)
+        if answers:
+            total = alpha * self.distances(logits, targets, [answer[rows] for answer in answers]).sum()
+        if alpha < 1:
+            total = total + (1 - alpha) * functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return total
+
+    def distances(self, logits: Tensor, targets: Tensor, signals: Sequence[Signal]) -> Tensor:
+        """[n]: the mean over the teachers, weighted."""
+        temperature = self.config.temperature
+        log_q = log_probabilities(logits[..., : self.setting.vocabulary] if self.method.of_logits else logits, temperature)
+
+        def kernel(log_q: Tensor, log_p: Tensor, targets: Tensor) -> Tensor:
+            return self.method.loss(log_q, log_p, targets, self.options, temperature)
+
+        found = torch.stack([_scaled_samples(signal, temperature) * signal.distance(log_q, targets, kernel) for signal in signals])
+        return (weights(signals, targets, self.config.combine) * found).sum(0)
+
+
+def weights(signals: Sequence[Signal], targets: Tensor, combine: str) -> Tensor:
+    """Of each teacher at each place, [teachers, n] or [teachers, 1], their sum over the teachers 1.
+
+    mean: equal. confidence: as exp(-entropy). instance: (1 - softmax over the teachers of their cross-entropy with the
+    label) / (teachers - 1), of Zhang et al. 2022, CA-MKD (arXiv 2201.00007), equation 3.
+    """
+    count = len(signals)
+    if combine == "mean" or count == 1:
+        return torch.full((count, 1), 1 / count, device=targets.device)
+    if combine == "confidence":
+        return torch.softmax(-torch.stack([signal.entropy() for signal in signals]), 0)
+    losses = -torch.stack([signal.log_target(targets) for signal in signals])
+    return (1 - torch.softmax(losses, 0)) / (count - 1)
+
+
+def _scaled_samples(signal: Signal, temperature: float) -> float:
+    """What no kernel is asked about has no square of the temperature yet."""
+    return temperature**2 if signal.form == "sampled" else 1.0
+
+
+@contextmanager
+def _together(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield

@@ -1,0 +1,67 @@
+"""Toy teachers, students and data sets of the step *distill*, and its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfm_tasks.distillation import distill, recording
+from lfm_tasks.distillation.config import DistillConfig, RecordSignalsConfig
+from lfm_tasks.models.opening import open_causal_lm, open_classifier
+from lfm_tasks.step import Input
+from tests.tuned import LABELS, Context, bert_input, llama_input, write_dataset
+
+OBJECTIVES = {"causal_lm": "completion", "classification": "labels"}
+
+
+def decoders(root: Path) -> dict[str, Input]:
+    """A teacher whose words are not all alike, a smaller student, and rows of both."""
+    teacher = loud(llama_input(root / "teacher", seed=1))
+    student = llama_input(root / "student", layers=1, hidden=16)
+    return {"teacher": teacher, "student": student, "dataset": write_dataset(root / "data", student.path, "instruction", rows=16)}
+
+
+def encoders(root: Path) -> dict[str, Input]:
+    teacher = loud(bert_input(root / "teacher", labels=LABELS, seed=1))
+    student = bert_input(root / "student", layers=1, hidden=16)
+    return {"teacher": teacher, "student": student, "dataset": write_dataset(root / "data", student.path, "classification", rows=16)}
+
+
+def loud(model: Input, factor: float = 12.0) -> Input:
+    """The same weights, larger: an untrained toy says nearly the same everywhere."""
+    from safetensors.torch import load_file, save_file
+
+    path = model.path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor * factor if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}, path, {"format": "pt"})
+    return Input(model.reference, "model", f"{factor:064.0f}", model.path)
+
+
+def config(**values: Any) -> DistillConfig:
+    return DistillConfig(**({"batch_size": 8, "max_steps": 3, "learning_rate": 1e-2} | values))
+
+
+def given(toys: dict[str, Input], **more: Input) -> dict[str, Input]:
+    """Inputs of the step: the teacher, unless ``signals`` are among ``more``."""
+    named = {"student": toys["student"], "dataset": toys["dataset"]} | {name.replace("_", "."): one for name, one in more.items()}
+    return named if any(name.startswith(("signals", "teachers")) for name in named) else named | {"teachers.0": toys["teacher"]}
+
+
+def prepared(toys: dict[str, Input], directory: Path, task: str = "causal_lm", inputs: dict[str, Input] | None = None, **values: Any):
+    model = open_causal_lm(toys["student"]) if task == "causal_lm" else open_classifier(toys["student"], LABELS)
+    return distill.prepare(config(**values), model, inputs or given(toys), OBJECTIVES[task], Context(directory))
+
+
+def recorded(toys: dict[str, Input], directory: Path, **values: Any) -> Input:
+    outcome = recording.run(RecordSignalsConfig(**values), {"teacher": toys["teacher"], "dataset": toys["dataset"]}, Context(directory))
+    return Input(f"signals {directory.name}", "signals", "5" * 64, outcome.outputs["signals"].path)
+
+
+def step_gradients(training) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the first optimiser step, before they are clipped."""
+    training.run()
+    return training.progress.history[0]["loss"], {
+        name: one.grad.clone() for name, one in training.parameters.items() if one.grad is not None
+    }
