@@ -35,6 +35,52 @@ class DistillConfig(TrainingConfig):
         json_schema_extra=section("Method", labels={"mean": "Equal", "confidence": "By confidence", "instance": "By instance"}),
     )
     learning_rate: float = Field(1e-4, gt=0, le=10, description="Peak learning rate.", json_schema_extra=section("Optimiser"))
+    on_policy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the rows whose completion the student writes itself, for the teacher to judge (GKD); no label is there.",
+        json_schema_extra=section("Own texts"),
+    )
+    on_policy_schedule: Literal["constant", "adaptive"] = Field(
+        "constant",
+        description="adaptive: the share rises by 0.1 whenever the validation loss rises by more than 0.1 nats (DistiLLM).",
+        json_schema_extra=section("Own texts", labels={"constant": "Constant", "adaptive": "As validation asks for it"}),
+    )
+    replay_size: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Own texts that are kept and used again, the more often the further the run is (DistiLLM: 1000). 0: all are new.",
+        json_schema_extra=section("Own texts", unit="texts"),
+    )
+    max_new_tokens: int = Field(
+        128, ge=1, le=4096, description="Length of an own text.", json_schema_extra=section("Own texts", unit="tokens")
+    )
+    prompt_tokens: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="Of rows without a prompt, the beginning that the student goes on from; half of the row at the most.",
+        json_schema_extra=section("Own texts", unit="tokens", advanced=True),
+    )
+    draw_temperature: float = Field(
+        1.0, gt=0, le=10, description="Temperature of the drawing.", json_schema_extra=section("Own texts", advanced=True)
+    )
+    draw_top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Tokens are drawn from the likeliest that have this probability together.",
+        json_schema_extra=section("Own texts", advanced=True),
+    )
+    teacher_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the teacher's distribution in what the tokens are drawn from (MiniLLM: 0.2).",
+        json_schema_extra=section("Own texts", advanced=True),
+    )
 
 
 class RecordSignalsConfig(Config):

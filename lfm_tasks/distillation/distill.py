@@ -12,14 +12,16 @@ from transformers import PreTrainedModel
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.distillation.config import DistillConfig
 from lfm_tasks.distillation.objective import Setting
+from lfm_tasks.distillation.sequences.writing import Writing
 from lfm_tasks.distillation.stored import Recorded, open_signals, places
 from lfm_tasks.distillation.teachers import LogitTeacher, open_teacher
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.models.generating import stop_tokens
 from lfm_tasks.models.mixtures.files import refuse_mixture
 from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import read_description
 from lfm_tasks.models.saving import save_model
-from lfm_tasks.models.tokenizers import tokenizer_digest
+from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 from lfm_tasks.training.examples import make_plan, read_examples
 from lfm_tasks.training.loop import Training
@@ -61,10 +63,11 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
     student = model.to(device).requires_grad_(True)
     vocabulary = len(labels) or description["vocabulary"]
     sources = open_sources(config, inputs, description, labels, train, device)
+    writing = open_writing(config, student, inputs["student"], sources, labels, plan.steps)
     return Training(
         model=student,
         base=student,
-        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary)),
+        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary, writing)),
         config=config,
         plan=plan,
         train=train,
@@ -94,6 +97,30 @@ def open_sources(
         stored.check(train, description["tokenizer_sha256"], labels, config.temperature)
         sources.append(Recorded(stored, offsets, device))
     return sources
+
+
+def open_writing(
+    config: DistillConfig,
+    student: PreTrainedModel,
+    source: Input,
+    sources: Sequence[LogitTeacher | Recorded],
+    labels: list[str],
+    steps: int,
+) -> Writing | None:
+    """What writes rows in the student's words; None where none are. Raises :class:`ConfigError` where there is nobody to judge them."""
+    if not config.on_policy and config.on_policy_schedule == "constant":
+        return None
+    if labels:
+        raise ConfigError(f"on_policy={config.on_policy:g}: a classifier writes no text. Set on_policy=0 and on_policy_schedule=constant.")
+    if not sources or any(isinstance(one, Recorded) for one in sources):
+        raise ConfigError(
+            f"on_policy={config.on_policy:g}, on_policy_schedule={config.on_policy_schedule}: what the student writes is judged by "
+            "teachers that can be asked; signals are of given texts, and alpha=0 asks nobody. Give teachers, and alpha above 0."
+        )
+    if config.teacher_share and len(sources) > 1:
+        raise ConfigError(f"teacher_share={config.teacher_share:g}: {len(sources)} teachers cannot lead the drawing. Give one, or set 0.")
+    stop = stop_tokens(student, open_tokenizer(source.path))
+    return Writing(config, student, sources[0] if config.teacher_share else None, stop, steps)
 
 
 def save(training: Training, base: Input, labels: Sequence[str], directory: Path) -> float:

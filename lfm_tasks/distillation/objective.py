@@ -5,11 +5,12 @@ Both are sums over the targets of a pass; the loop divides by the number of targ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lfm_tasks.distillation.config import DistillConfig
 from lfm_tasks.distillation.divergences import log_probabilities
+from lfm_tasks.distillation.sequences.writing import Step, Writing
 from lfm_tasks.distillation.signals import Signal
 from lfm_tasks.distillation.stored import Recorded
 from lfm_tasks.distillation.teachers import LogitTeacher
@@ -25,6 +27,7 @@ from lfm_tasks.models.attention import logits_at
 from lfm_tasks.models.heads import chunk_rows, chunked_sum, has_plain_head, hidden_at
 from lfm_tasks.training.batches import Batch
 from lfm_tasks.training.objectives import CrossEntropy
+from lfm_tasks.training.split import Split
 
 
 class Answer(Protocol):
@@ -42,6 +45,8 @@ class Setting:
     sources: Sequence[LogitTeacher | Recorded]
     labels: bool
     vocabulary: int
+    writing: Writing | None = None
+    """Writes some of the rows in the student's own words."""
 
 
 class Distance(Protocol):
@@ -63,6 +68,7 @@ class LogitDistillation(CrossEntropy):
         self.sources = setting.sources if self.config.alpha else ()
         self.whole_steps = method.whole_steps and bool(self.sources)
         self.packs = all(teacher.packs for teacher in self.teachers)
+        self.step: Step | None = None
         self.plain = not self.labels and has_plain_head(setting.student)
         for source in self.sources:
             if isinstance(source, Recorded) and (form := source.stored.form) not in method.forms:
@@ -77,18 +83,44 @@ class LogitDistillation(CrossEntropy):
     def teachers(self) -> list[LogitTeacher]:
         return [source for source in self.sources if isinstance(source, LogitTeacher)]
 
+    def rows(self, split: Split, examples: Sequence[int], step: int) -> tuple[Split, Sequence[int]]:
+        if self.setting.writing is None:
+            return split, examples
+        self.step = self.setting.writing.step(split, examples, step)
+        return self.step.rows, range(len(examples))
+
+    def validated(self, loss: float) -> None:
+        if self.setting.writing is not None:
+            self.setting.writing.validated(loss)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.setting.writing.state() if self.setting.writing is not None else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.setting.writing.restore(state)
+
+    def written(self, batch: Batch) -> Tensor | None:
+        """[n] True at the targets that the student wrote itself, in the order of the batch's targets; None where there is none."""
+        if self.step is None or not self.step.written[list(batch.examples)].any():
+            return None
+        counts = [len(self.step.rows.tokens[row]) - int(self.step.rows.first[row]) for row in batch.examples]
+        return torch.from_numpy(np.repeat(self.step.written[list(batch.examples)], counts)).to(batch.targets.device)
+
     def modes(self) -> AbstractContextManager[None]:
         return _together([teacher.modes() for teacher in self.teachers] if not self.labels else [])
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         answers = [source.ask(batch, self.config.temperature) for source in self.sources]
         if self.labels:
-            return self._sum(model(**batch.inputs).logits, slice(None), batch.targets, answers)
+            return self._sum(model(**batch.inputs).logits, batch.targets, [answer[:] for answer in answers])
         return self._sum_over_places(model, batch, answers)
 
     def _sum_over_places(self, model: nn.Module, batch: Batch, answers: Sequence[Answer]) -> Tensor:
+        written = self.written(batch)
+
         def loss(logits: Tensor, rows: slice) -> Tensor:
-            return self._sum(logits, rows, batch.targets[rows], answers)
+            own = written[rows] if written is not None else None
+            return self._sum(logits, batch.targets[rows], [answer[rows] for answer in answers], own)
 
         if not self.plain or self.whole_steps:
             with logits_at(model, batch.positions):
@@ -98,14 +130,15 @@ class LogitDistillation(CrossEntropy):
         head = model.get_output_embeddings()
         return chunked_sum(loss, hidden, head, chunk_rows(head.weight.shape[0]))
 
-    def _sum(self, logits: Tensor, rows: slice, targets: Tensor, answers: Sequence[Answer]) -> Tensor:
-        """Of the places ``rows``, whose ``logits`` are [n, classes]."""
+    def _sum(self, logits: Tensor, targets: Tensor, signals: Sequence[Signal], written: Tensor | None = None) -> Tensor:
+        """Of places whose ``logits`` are [n, classes]. What the student has ``written`` itself is no label."""
         alpha = self.config.alpha
         total = torch.zeros((), device=logits.device)
-        if answers:
-            total = alpha * self.distances(logits, targets, [answer[rows] for answer in answers]).sum()
+        if signals:
+            total = alpha * self.distances(logits, targets, signals).sum()
         if alpha < 1:
-            total = total + (1 - alpha) * functional.cross_entropy(logits.float(), targets, reduction="sum")
+            losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+            total = total + (1 - alpha) * (losses if written is None else losses[~written]).sum()
         return total
 
     def distances(self, logits: Tensor, targets: Tensor, signals: Sequence[Signal]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lfm_tasks.distillation.divergences import log_probabilities
+from lfm_tasks.distillation.sequences.sampling import Continuing
 from lfm_tasks.distillation.signals import Signal, Whole
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.attention import can_segment, logits_at, segmented
@@ -52,6 +53,10 @@ class LogitTeacher:
                 return Said(self, self._model(**batch.inputs).logits[:, self._columns], temperature)
             with (hidden_at if self._plain else logits_at)(self._model, batch.positions):
                 return Said(self, self._model(**batch.inputs, use_cache=False).logits[0], temperature)
+
+    def continuing(self, lengths: Sequence[int]) -> Continuing:
+        """Its logits of the next token of prompts of these ``lengths``, and of what is added to them."""
+        return Continuing(self._model, lengths, self._vocabulary)
 
     def logits(self, found: Tensor) -> Tensor:
         """[n, classes] of what a pass gave at n places."""

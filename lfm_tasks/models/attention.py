@@ -87,6 +87,18 @@ def segmented(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def unsegmented(model: nn.Module) -> Iterator[None]:
+    """Inside the block ``model`` attends as its mask says, though it be within :func:`segmented`: for rows padded on the left."""
+    before = model.config._attn_implementation
+    if before == SEGMENTS:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
 def segments(lengths: Sequence[int]) -> Iterator[None]:
     """The row that is computed inside the block, forwards and backwards, holds sequences of these lengths, end to end."""
     _Segments.lengths = tuple(lengths)

@@ -33,9 +33,16 @@ class Progress:
 
 
 def save(
-    directory: Path, parameters: dict[str, Tensor], optimizer: Optimizer, progress: Progress, best: dict[str, Tensor], identity: Any
+    directory: Path,
+    parameters: dict[str, Tensor],
+    optimizer: Optimizer,
+    progress: Progress,
+    best: dict[str, Tensor],
+    objective: dict[str, Tensor],
+    identity: Any,
 ) -> None:
-    """Write everything that the rest of the run depends on. ``identity`` says which run it is (plain JSON)."""
+    """Write everything that the rest of the run depends on: ``objective`` is what the loss keeps from step to step, ``identity`` says
+    which run it is (plain JSON)."""
     save_file(_plain(parameters), directory / "parameters.safetensors")
     moments = {
         f"{name}.{moment}": optimizer.state[parameter][moment]
@@ -44,13 +51,17 @@ def save(
         for moment in MOMENTS
     }
     save_file(_plain(moments), directory / "optimizer.safetensors")
-    if best:
-        save_file(_plain(best), directory / "best.safetensors")
+    for name, tensors in (("best", best), ("objective", objective)):
+        if tensors:
+            save_file(_plain(tensors), directory / f"{name}.safetensors")
     (directory / "progress.json").write_text(json.dumps({"identity": identity, "progress": asdict(progress)}))
 
 
-def load(directory: Path, parameters: dict[str, Tensor], optimizer: Optimizer, identity: Any) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Restore parameters and moments in place; return the progress and the best weights. None: the checkpoint is another run's."""
+def load(
+    directory: Path, parameters: dict[str, Tensor], optimizer: Optimizer, identity: Any
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]] | None:
+    """Restore parameters and moments in place; return the progress, the best weights, and what the objective kept. None: the
+    checkpoint is another run's."""
     content = json.loads((directory / "progress.json").read_text())
     if content["identity"] != identity:
         return None
@@ -61,8 +72,8 @@ def load(directory: Path, parameters: dict[str, Tensor], optimizer: Optimizer, i
             parameter.copy_(saved[name])
             if f"{name}.step" in moments:
                 optimizer.state[parameter] = {moment: _placed(moments[f"{name}.{moment}"], parameter) for moment in MOMENTS}
-    best = directory / "best.safetensors"
-    return Progress(**content["progress"]), load_file(best) if best.is_file() else {}
+    best, objective = (directory / f"{name}.safetensors" for name in ("best", "objective"))
+    return Progress(**content["progress"]), *(load_file(one) if one.is_file() else {} for one in (best, objective))
 
 
 def _placed(moment: Tensor, parameter: Tensor) -> Tensor:

@@ -98,13 +98,13 @@ class Training:
     def _step(self) -> None:
         started = time.monotonic()
         step, config = self.progress.step, self.config
-        examples = self.plan.examples(step)
-        count = self.objective.count(self.train, examples)
+        train, examples = self.objective.rows(self.train, self.plan.examples(step), step)
+        count = self.objective.count(train, examples)
         rate = config.learning_rate * factor(config.schedule, step, self.warmup, self.plan.steps)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for micro, batch in self._batches(self.train, examples):
+        for micro, batch in self._batches(train, examples):
             torch.manual_seed(derive_seed(config.seed, "dropout", step, micro))
             with row_of(batch):
                 with self._autocast():
@@ -117,11 +117,12 @@ class Training:
         norm = clip(self.parameters.values(), config.max_grad_norm)
         loss_value, norm_value = torch.stack([total, norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise NonFiniteLoss(self._explain_non_finite(loss_value, norm_value, examples))
+            raise NonFiniteLoss(self._explain_non_finite(loss_value, norm_value, [train.sample_ids[index] for index in examples]))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        tokens = int(sum(len(self.train.tokens[index]) for index in examples))
+        self.objective.stepped()
+        tokens = int(sum(len(train.tokens[index]) for index in examples))
         elapsed = time.monotonic() - started
         self.seconds += elapsed
         self.progress.step += 1
@@ -141,6 +142,7 @@ class Training:
             progress.evaluated = progress.step
             progress.history.append({"step": progress.step, "validation_loss": value})
             self._keep_best(value)
+            self.objective.validated(value)
             self._report({"validation_loss": value})
         return progress.stopped_early
 
@@ -169,7 +171,7 @@ class Training:
     def _batches(self, split: Split, examples: Any) -> Iterator[tuple[int, Batch]]:
         """This process's share of the forward passes, each with its number among all of them."""
         lengths = [len(ids) for ids in split.tokens]
-        if self.objective.whole_steps and split is self.train:
+        if self.objective.whole_steps and split is not self.validation:
             groups = [sorted(examples, key=lambda index: (-lengths[index], index))]
         elif self.packs:
             groups = pack(examples, lengths, self.pass_tokens)
@@ -203,7 +205,7 @@ class Training:
 
     def _save(self) -> None:
         def write(directory: Path) -> None:
-            checkpoint.save(directory, self.parameters, self.optimizer, self.progress, self.best, self.identity)
+            checkpoint.save(directory, self.parameters, self.optimizer, self.progress, self.best, self.objective.state(), self.identity)
             self.snapshots.copy_to(directory)
 
         self.context.checkpoints.save(self.progress.step, write)
@@ -216,12 +218,14 @@ class Training:
         if loaded is None:
             self.context.log("The checkpoint found belongs to another run; starting from the beginning.")
             return
-        self.progress, self.best = loaded
+        self.progress, self.best, state = loaded
+        if state:
+            self.objective.restore(state)
         self.snapshots.copy_from(newest)
         self.context.log(f"Resumed from the checkpoint of step {self.progress.step}.")
 
-    def _explain_non_finite(self, loss: float, norm: float, examples: list[int]) -> str:
-        ids = ", ".join(self.train.sample_ids[index] for index in examples)
+    def _explain_non_finite(self, loss: float, norm: float, sample_ids: Sequence[str]) -> str:
+        ids = ", ".join(sample_ids)
         return (
             f"Step {self.progress.step + 1}: the loss is {loss} and the gradient norm {norm}. Look at these samples of its batch, or lower "
             f"the learning rate ({self.config.learning_rate}): {ids}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -37,6 +37,23 @@ class CrossEntropy:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What trains beside the model, and is not saved with it."""
         return {}
+
+    def rows(self, split: Split, examples: Sequence[int], step: int) -> tuple[Split, Sequence[int]]:
+        """What the step ``step`` learns from: the rows ``examples`` of ``split``, or others in their place."""
+        return split, examples
+
+    def validated(self, loss: float) -> None:
+        """Told the validation loss after each evaluation."""
+
+    def stepped(self) -> None:
+        """Told after each optimiser step, in every process."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it keeps from step to step, for a checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave."""
 
     def modes(self) -> AbstractContextManager[None]:
         """Entered while the model trains: a place for faster kernels, and for what the objective asks other models."""

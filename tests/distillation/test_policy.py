@@ -54,7 +54,7 @@ def chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
 
-def loss_of(student_logits, teacher_logits, tokens, mask, log_sampler=None, **options: bool) -> torch.Tensor:
+def loss_of(student_logits, teacher_logits, tokens, mask, log_sampler=None, **options) -> torch.Tensor:
     """``[sequences]``"""
     log_q, log_p = log_probabilities(student_logits), log_probabilities(teacher_logits)
     kl, said = reverse_kl(log_q, log_p), chosen(student_logits, tokens)
@@ -87,13 +87,20 @@ def sampler(student: Table, teacher: Table, share: float) -> torch.Tensor:
     return ((1 - share) * log_q.exp() + share * log_p.exp()).log().detach()
 
 
-def expected(student: Table, teacher: Table, share: float, **options: bool) -> list[torch.Tensor]:
+def expected(student: Table, teacher: Table, share: float, **options) -> list[torch.Tensor]:
     """The loss's gradient, averaged over all sequences with what draws them."""
     tokens = distinct()
     mask = counted(tokens)
     log_sampler = sampler(student, teacher, share)
     losses = loss_of(student(tokens), teacher(tokens), tokens, mask, log_sampler if share else None, **options)
     return gradients(((log_sampler * mask).sum(-1).exp() * losses).sum(), student)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_a_baseline_changes_no_mean(student, teacher, share):
+    baseline = torch.tensor([-0.7, 2.0, 0.3], dtype=torch.float64)
+    for ours, right in zip(expected(student, teacher, share, baseline=baseline), exact(student, teacher), strict=True):
+        assert torch.allclose(ours, right, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])

@@ -31,7 +31,7 @@ def draw(models, prompts, drawing: Drawing, tokens: int = 6, batch_tokens: int =
     processors = []
 
     def make(batch: list[int]) -> LogitsProcessorList:
-        teacher = Continuing(models[1], [len(prompts[i]) for i in batch]) if drawing.teacher_share else None
+        teacher = Continuing(models[1], [len(prompts[i]) for i in batch], 300) if drawing.teacher_share else None
         processors.append((batch, Draw(drawing, [np.random.default_rng([seed, *prompts[i]]) for i in batch], teacher)))
         return LogitsProcessorList([processors[-1][1]])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config
@@ -32,6 +34,17 @@ class SkewConfig(Config):
 class DecoupledConfig(Config):
     target_weight: float = Field(1.0, ge=0, le=100, description="Weight of (target, all others).")
     other_weight: float = Field(8.0, ge=0, le=100, description="Weight of the distribution among the others.")
+
+
+class PolicyConfig(Config):
+    weights: Literal["sequence", "token"] = Field(
+        "sequence",
+        description="Weight of a token whose text the student as it is now did not draw: the ratio of all tokens before it, without bias; "
+        "or its own ratio, bounded and biased.",
+    )
+    length_normalised: bool = Field(
+        False, description="Divide what is to come by its number of tokens: another objective, which favours no length."
+    )
 
 
 class DistConfig(Config):

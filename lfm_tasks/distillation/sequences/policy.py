@@ -18,10 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The loss of a rollout is the sum over its tokens of ``single * KL_t - long * log q(y_t)``; both ``[batch, length]``, constants."""
+    """The loss of a rollout is the sum over its tokens of ``single * KL_t - long * log q(y_t)``; all ``[batch, length]``, constants."""
 
     single: Tensor
     long: Tensor
+    to_come: Tensor
+    """R, whose mean over earlier rollouts is a good baseline."""
 
 
 def coefficients(
@@ -29,6 +31,7 @@ def coefficients(
     log_q: Tensor,
     mask: Tensor,
     log_sampler: Tensor | None = None,
+    baseline: Tensor | None = None,
     *,
     length_normalised: bool = False,
     per_token_weights: bool = False,
@@ -41,25 +44,29 @@ def coefficients(
     :param log_sampler: the tokens' log-probabilities under what drew them; None: the student as it is now. Where another distribution
         drew them (a mixture with the teacher, an earlier student), each term is weighted by the ratio of the two for all the tokens
         that it depends on, which leaves the expectation as it is.
+    :param baseline: ``[length]``, taken from R at each place. Of anything but these rollouts it changes no mean; where it is near R's mean
+        the gradient varies less (Williams 1992).
     :param per_token_weights: weight by the ratio of the one token, as the authors do: bounded, and biased.
     :param length_normalised: divide R by the number of the tokens that it sums over, as the authors do to favour no length: another
         objective than KL.
     """
-    before, own = _ratios(log_q.detach(), mask, log_sampler, per_token_weights=per_token_weights)
+    before, up_to, own = _ratios(log_q.detach(), mask, log_sampler, per_token_weights=per_token_weights)
     single = before * mask
     rewards = -single * kl.detach()
     after = rewards.flip(-1).cumsum(-1).flip(-1) - rewards
     if length_normalised:
         after = after / (mask.flip(-1).cumsum(-1).flip(-1) - mask).clamp_min(1)
-    return Coefficients(single, own * after * mask)
+    shifted = after if baseline is None else after - up_to * baseline
+    return Coefficients(single, own * shifted * mask, after * mask)
 
 
-def _ratios(log_q: Tensor, mask: Tensor, log_sampler: Tensor | None, *, per_token_weights: bool) -> tuple[Tensor, Tensor]:
-    """Of student to sampler: for the tokens before each place, and for its own where those before do not carry it."""
+def _ratios(log_q: Tensor, mask: Tensor, log_sampler: Tensor | None, *, per_token_weights: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of student to sampler: for the tokens before each place, for those up to it, and for its own where those do not carry it."""
     ones = torch.ones_like(mask)
     if log_sampler is None:
-        return ones, ones
+        return ones, ones, ones
     log_ratio = (log_q - log_sampler.to(log_q.dtype)) * mask
     if per_token_weights:
-        return ones, log_ratio.exp()
-    return (log_ratio.cumsum(-1) - log_ratio).exp(), ones
+        return ones, ones, log_ratio.exp()
+    up_to = log_ratio.cumsum(-1)
+    return (up_to - log_ratio).exp(), up_to.exp(), ones

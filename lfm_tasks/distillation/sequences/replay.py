@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
-RISE, CAPACITY = 0.1, 1000
-"""The share's step, and the loss's rise in nats that it takes; sequences that are kept."""
+RISE = 0.1
+"""The share's step, and the rise of the validation loss, in nats, that it takes."""
 
 
 @dataclass
@@ -24,18 +27,38 @@ class Adaptive:
         self.reference = loss
 
 
+@dataclass(frozen=True)
+class Text:
+    """What a student wrote to a prompt, with the stop token where it came to one, and its log-probabilities where it was drawn."""
+
+    tokens: np.ndarray
+    log_sampler: np.ndarray
+
+
 @dataclass
 class Replay:
-    """The newest ``capacity`` sequences; the oldest goes first. A key holds one sequence, its newest."""
+    """The newest ``capacity`` texts; the oldest goes first. A key holds one text, its newest."""
 
-    capacity: int = CAPACITY
-    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    capacity: int
+    kept: dict[str, Text] = field(default_factory=dict)
 
-    def add(self, key: str, tokens: np.ndarray) -> None:
+    def add(self, key: str, text: Text) -> None:
         self.kept.pop(key, None)
-        self.kept[key] = tokens
+        self.kept[key] = text
         while len(self.kept) > self.capacity:
             del self.kept[next(iter(self.kept))]
+
+    def state(self) -> dict[str, Tensor]:
+        """In order, for :meth:`restore`."""
+        return {
+            f"{part}.{place:06}.{key}": torch.from_numpy(getattr(text, part))
+            for place, (key, text) in enumerate(self.kept.items())
+            for part in ("tokens", "log_sampler")
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        names = sorted(name.partition(".")[2] for name in state if name.startswith("tokens."))
+        self.kept = {name.partition(".")[2]: Text(state[f"tokens.{name}"].numpy(), state[f"log_sampler.{name}"].numpy()) for name in names}
 
 
 def fresh_share(step: int, steps: int) -> float:

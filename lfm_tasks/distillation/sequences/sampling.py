@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
 from lfm_tasks.distillation.divergences import NEVER, log_probabilities, mixture
+from lfm_tasks.models.attention import unsegmented
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Draw(LogitsProcessor):
         """:param scores: the student's logits, ``[batch, vocabulary]``."""
         log_q = within(log_probabilities(scores.double(), self.drawing.temperature), self.drawing.top_p)
         if self.teacher is not None:
-            log_p = log_probabilities(self.teacher(input_ids)[:, : log_q.shape[-1]].double(), self.drawing.temperature)
+            log_p = log_probabilities(self.teacher(input_ids).double(), self.drawing.temperature)
+            log_p = pad(log_p, (0, log_q.shape[-1] - log_p.shape[-1]), value=NEVER)
             log_q = log_p if self.drawing.teacher_share == 1 else mixture(log_p, log_q, self.drawing.teacher_share)
         noise = np.stack([generator.gumbel(size=log_q.shape[-1]) for generator in self.generators])
         noisy = log_q + torch.from_numpy(noise).to(log_q.device)
@@ -53,9 +56,10 @@ class Draw(LogitsProcessor):
 class Continuing:
     """A model's logits of the next token of a batch that grows by a token at each call, padded on the left."""
 
-    def __init__(self, model: PreTrainedModel, lengths: Sequence[int]) -> None:
-        """``lengths``: of the rows' prompts, without padding."""
-        self._model, self._lengths, self._cache = model, torch.tensor(lengths), DynamicCache(config=model.config)
+    def __init__(self, model: PreTrainedModel, lengths: Sequence[int], vocabulary: int) -> None:
+        """``lengths``: of the rows' prompts, without padding. ``vocabulary``: columns of the logits that are tokens."""
+        self._model, self._lengths, self._vocabulary = model, torch.tensor(lengths), vocabulary
+        self._cache = DynamicCache(config=model.config)
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         seen = self._cache.get_seq_length()
@@ -64,7 +68,8 @@ class Continuing:
         places = torch.arange(input_ids.shape[-1], device=input_ids.device)
         positions = (places - start).clamp_min(0)[:, seen:]
         inputs = {"input_ids": input_ids[:, seen:], "attention_mask": (places >= start).long(), "position_ids": positions}
-        return self._model(**inputs, past_key_values=self._cache, use_cache=True).logits[:, -1]
+        with unsegmented(self._model):
+            return self._model(**inputs, past_key_values=self._cache, use_cache=True).logits[:, -1, : self._vocabulary]
 
 
 def within(log_p: Tensor, top_p: float) -> Tensor:
