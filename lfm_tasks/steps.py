@@ -56,6 +56,9 @@ STEPS.add(
             "student": InputSpec(("model",), "Model that learns."),
             "dataset": InputSpec(("dataset",), "Prepared data set, in the student's tokenizer."),
             "teachers": InputSpec(("model", "adapter"), "Models that it learns from.", required=False, many=True),
+            "teacher_dataset": InputSpec(
+                ("dataset",), "The same rows, prepared in the tokenizer of a teacher that has another one.", required=False
+            ),
             "signals": InputSpec(("signals",), "What teachers said of this data set, made by record_signals.", required=False, many=True),
         },
         outputs={"model": "model"},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lfm_tasks.data import prepare
+from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.distillation import distill, recording
 from lfm_tasks.distillation.config import DistillConfig, RecordSignalsConfig
 from lfm_tasks.models.opening import open_causal_lm, open_classifier
 from lfm_tasks.step import Input
+from tests.toys import CORPUS
 from tests.tuned import LABELS, Context, bert_input, llama_input, write_dataset
 
 OBJECTIVES = {"causal_lm": "completion", "classification": "labels"}
@@ -21,6 +25,22 @@ def decoders(root: Path) -> dict[str, Input]:
     teacher = loud(llama_input(root / "teacher", seed=1))
     student = llama_input(root / "student", layers=1, hidden=16)
     return {"teacher": teacher, "student": student, "dataset": write_dataset(root / "data", student.path, "instruction", rows=16)}
+
+
+def strangers(root: Path) -> dict[str, Input]:
+    """Decoders of other tokenizers, and the same completions prepared for each."""
+    teacher, student = loud(llama_input(root / "teacher", seed=1, vocabulary=290)), llama_input(root / "student", layers=1, hidden=16)
+    texts = [text for text in CORPUS for text in (text, text[::-1])]
+    rows = [{"prompt": f"{place} {text[:9]}", "completion": text[9:40] + "é→"} for place, text in enumerate(texts)]
+    (root / "raw").mkdir()
+    (root / "raw" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {"teacher": teacher, "student": student}
+    options = {"task": "instruction", "prompt_template": "{prompt}", "completion_template": " {completion}", "label_choices": False}
+    for name, model in (("dataset", student), ("teacher_dataset", teacher)):
+        raw = {"data": Input("raw", "dataset", "", root / "raw"), "model": model}
+        outcome = prepare.run(PrepareConfig(**options, max_length=200, validation_fraction=0.1), raw, Context(root / name))
+        found[name] = Input(name, "dataset", "d" * 64, outcome.outputs["dataset"].path)
+    return found
 
 
 def encoders(root: Path) -> dict[str, Input]:
@@ -45,7 +65,9 @@ def config(**values: Any) -> DistillConfig:
 
 def given(toys: dict[str, Input], **more: Input) -> dict[str, Input]:
     """Inputs of the step: the teacher, unless ``signals`` are among ``more``."""
-    named = {"student": toys["student"], "dataset": toys["dataset"]} | {name.replace("_", "."): one for name, one in more.items()}
+    named = {name: toys[name] for name in ("student", "dataset", "teacher_dataset") if name in toys} | {
+        name.replace("_", "."): one for name, one in more.items()
+    }
     return named if any(name.startswith(("signals", "teachers")) for name in named) else named | {"teachers.0": toys["teacher"]}
 
 

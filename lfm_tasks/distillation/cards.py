@@ -30,6 +30,24 @@ def _logits(name: str, title: str, implementation: str, config: str, paper: str,
 
 WHOLE = "A teacher with the student's tokenizer; of a classifier recorded signals do, too."
 
+
+def _across(name: str, title: str, implementation: str, config: str, paper: str) -> Card:
+    return Card(
+        name=name,
+        area="distillation",
+        step="distill",
+        title=title,
+        config=f"{METHODS}.config:{config}",
+        implementation=f"{METHODS}.across:{implementation}",
+        paper=paper,
+        access=("logits",),
+        tasks=("causal_lm",),
+        preconditions="A teacher with another tokenizer, and the same rows prepared for it; texts or completions.",
+        cost="A forward pass of the teacher for each pass of the student.",
+        needs="teacher_dataset",
+    )
+
+
 CARDS = (
     _logits(
         "forward_kl",
@@ -106,5 +124,26 @@ CARDS = (
         tasks=("causal_lm",),
         preconditions="One teacher with the student's tokenizer; on_policy above 0, temperature 1.",
         cost="Texts are written at every step; a forward pass of the teacher for each pass of the student.",
+    ),
+    _across(
+        "alm",
+        "Likelihoods of chunks that both tokenizers share (ALM)",
+        "ALM",
+        "ChunkConfig",
+        "Minixhofer et al. 2025, Cross-Tokenizer Distillation via Approximate Likelihood Matching (arXiv 2503.20083)",
+    ),
+    _across(
+        "uld",
+        "Sorted probabilities, place by place (ULD)",
+        "ULD",
+        "PlainConfig",
+        "Boizard et al. 2024, Universal Logit Distillation (arXiv 2402.12030)",
+    ),
+    _across(
+        "hybrid",
+        "Shared tokens where both begin a chunk, likelihoods of longer chunks",
+        "HYBRID",
+        "ChunkConfig",
+        "Minixhofer et al. 2025 (arXiv 2503.20083), with KL over shared tokens and the rest as one outcome",
     ),
 )

@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from lfm_tasks.catalogue import METHODS
+from lfm_tasks.distillation.across.pairs import TEXTS, pairs, read_texts, shared_tokens
 from lfm_tasks.distillation.config import DistillConfig
+from lfm_tasks.distillation.methods.across import Across
 from lfm_tasks.distillation.objective import Setting
 from lfm_tasks.distillation.sequences.writing import Writing
 from lfm_tasks.distillation.stored import Recorded, open_signals, places
@@ -18,7 +20,7 @@ from lfm_tasks.distillation.teachers import LogitTeacher, open_teacher
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.models.generating import stop_tokens
 from lfm_tasks.models.mixtures.files import refuse_mixture
-from lfm_tasks.models.opening import check_vocabulary, open_causal_lm, open_classifier
+from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm, open_classifier
 from lfm_tasks.models.prepared import read_description
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
@@ -27,7 +29,7 @@ from lfm_tasks.training.examples import make_plan, read_examples
 from lfm_tasks.training.loop import Training
 from lfm_tasks.training.report import history_figures, measurements
 from lfm_tasks.training.saved import check_same, probe, probe_logits
-from lfm_tasks.training.split import Split, choose_objective
+from lfm_tasks.training.split import Split, choose_objective, read_split, with_targets
 
 
 def run(config: DistillConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
@@ -62,12 +64,14 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = model.to(device).requires_grad_(True)
     vocabulary = len(labels) or description["vocabulary"]
-    sources = open_sources(config, inputs, description, labels, train, device)
+    across = open_across(config, inputs, train, objective)
+    asked = read_description(inputs["teacher_dataset"].path) if across else description
+    sources = open_sources(config, inputs, asked, labels, train, device)
     writing = open_writing(config, student, inputs["student"], sources, labels, plan.steps)
     return Training(
         model=student,
         base=student,
-        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary, writing)),
+        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary, writing, across)),
         config=config,
         plan=plan,
         train=train,
@@ -97,6 +101,28 @@ def open_sources(
         stored.check(train, description["tokenizer_sha256"], labels, config.temperature)
         sources.append(Recorded(stored, offsets, device))
     return sources
+
+
+def open_across(config: DistillConfig, inputs: Mapping[str, Input], train: Split, objective: str) -> Across | None:
+    """The rows in the teacher's tokens as well, for the methods that need them. Raises :class:`ConfigError` where others get them."""
+    if METHODS[config.method].needs != "teacher_dataset" or not config.alpha:
+        if "teacher_dataset" in inputs and config.alpha:
+            raise ConfigError(
+                f"{config.method} compares distributions over the student's tokens: teacher_dataset is for alm, uld and hybrid."
+            )
+        return None
+    if "teacher_dataset" not in inputs or not all_of(inputs, "teachers"):
+        raise ConfigError(
+            f"{config.method} needs teachers and the rows in their tokens: give teachers, and as teacher_dataset the same rows, prepared "
+            "with the teacher's model."
+        )
+    if objective not in TEXTS:
+        raise ConfigError(f"{config.method} matches texts; the objective {objective} has none. Allowed: {', '.join(TEXTS)}.")
+    dataset, teacher = inputs["teacher_dataset"], all_of(inputs, "teachers")[0]
+    tokenizers = [open_tokenizer(model_directory(one)) for one in (inputs["student"], teacher)]
+    theirs, _ = with_targets(read_split(dataset.path, "train", objective), objective)
+    found = pairs(train, theirs, read_texts(inputs["dataset"].path, objective), tokenizers, objective)
+    return Across(theirs, found, shared_tokens(*tokenizers), tokenizers[1].pad_token_id or 0)
 
 
 def open_writing(

@@ -47,6 +47,8 @@ class Setting:
     vocabulary: int
     writing: Writing | None = None
     """Writes some of the rows in the student's own words."""
+    across: Any = None
+    """The rows in the teacher's tokens too (:class:`lfm_tasks.distillation.methods.across.Across`), for the methods that need them."""
 
 
 class Distance(Protocol):

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,7 +17,7 @@ from lfm_tasks.distillation.sequences.sampling import Continuing
 from lfm_tasks.distillation.signals import Signal, Whole
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.attention import can_segment, logits_at, segmented
-from lfm_tasks.models.heads import has_plain_head, hidden_at
+from lfm_tasks.models.heads import chunk_rows, chunks, has_plain_head, hidden_at
 from lfm_tasks.models.opening import check_vocabulary, is_classifier, model_directory, open_causal_lm, open_classifier, read_config
 from lfm_tasks.models.tokenizers import tokenizer_digest
 from lfm_tasks.registry import Access
@@ -81,6 +83,20 @@ class Said:
 
     def __getitem__(self, rows: slice) -> Signal:
         return Whole(log_probabilities(self._teacher.logits(self._found[rows]), self._temperature))
+
+    def at(self, temperature: float) -> Said:
+        return Said(self._teacher, self._found, temperature)
+
+    def places(self, chosen: NDArray[np.int64]) -> Tensor:
+        """Log-probabilities [n, classes] at the targets ``chosen``."""
+        found = self._found[torch.from_numpy(chosen).to(self._found.device)]
+        return log_probabilities(self._teacher.logits(found), self._temperature)
+
+    def log_target(self, targets: Tensor) -> Tensor:
+        """[n] of all targets, a slice of the logits at a time."""
+        size = chunk_rows(self._teacher.width)
+        parts = [self[rows].log_target(targets[rows]) for rows in chunks(len(targets), size)]
+        return torch.cat(parts) if parts else torch.zeros(0, device=targets.device)
 
 
 def grant(model: PreTrainedModel, access: Iterable[Access], columns: Sequence[int] | None, vocabulary: int) -> LogitTeacher:

@@ -12,7 +12,7 @@ from lfm_tasks.errors import AttemptKilled, ConfigError
 from lfm_tasks.models.opening import open_causal_lm, open_classifier, open_model
 from lfm_tasks.step import Input
 from lfm_tasks.training import report
-from tests.distilled import config, decoders, encoders, given, prepared
+from tests.distilled import config, decoders, encoders, given, prepared, strangers
 from tests.mixed import files
 from tests.tuned import LABELS, Context
 
@@ -30,7 +30,8 @@ cases = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return {"causal_lm": decoders(tmp_path_factory.mktemp("decoders")), "classification": encoders(tmp_path_factory.mktemp("encoders"))}
+    made = {"causal_lm": decoders, "classification": encoders, "teacher_dataset": strangers}
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in made.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,9 @@ def values(card, **more):
 
 @cases
 def test_a_student_that_is_its_teacher_has_no_loss(toys, tmp_path, card, task):
-    one = toys[task] | {"student": toys[task]["teacher"]}
+    one = toys[card.needs or task] | {"student": toys[card.needs or task]["teacher"]}
+    if card.needs:
+        one["dataset"] = one["teacher_dataset"]
     history = prepared(one, tmp_path / "w", task, max_steps=1, **values(card)).run().history
     assert abs(history[0]["loss"]) < 1e-4
 
@@ -54,7 +57,9 @@ def test_a_student_that_is_its_teacher_has_no_loss(toys, tmp_path, card, task):
 def test_the_distance_falls(toys, tmp_path, card, task):
     losses = [
         entry["loss"]
-        for entry in prepared(toys[task], tmp_path / "w", task, max_steps=STEPS.get(card.name, 9), batch_size=16, **values(card))
+        for entry in prepared(
+            toys[card.needs or task], tmp_path / "w", task, max_steps=STEPS.get(card.name, 9), batch_size=16, **values(card)
+        )
         .run()
         .history
         if "loss" in entry
@@ -65,13 +70,17 @@ def test_the_distance_falls(toys, tmp_path, card, task):
 @cases
 def test_stopped_and_resumed_is_never_stopped_and_what_is_saved_is_the_student_alone(toys, tmp_path, card, task):
     settings = config(**values(card, max_steps=3, micro_batch_size=4, alpha=0.6, checkpoint_every=1))
-    whole = distill.run(settings, given(toys[task]), Context(tmp_path / "whole"))
+    whole = distill.run(settings, given(toys[card.needs or task]), Context(tmp_path / "whole"))
     with pytest.raises(AttemptKilled, match="its checkpoint is kept"):
-        distill.run(settings, given(toys[task]), Context(tmp_path / "again", stop_at=2))
-    resumed = distill.run(settings, given(toys[task]), Context(tmp_path / "again"))
+        distill.run(settings, given(toys[card.needs or task]), Context(tmp_path / "again", stop_at=2))
+    resumed = distill.run(settings, given(toys[card.needs or task]), Context(tmp_path / "again"))
     assert files(resumed.outputs["model"].path) == files(whole.outputs["model"].path)
     saved = open_model(Input("saved", "model", "e" * 64, whole.outputs["model"].path))
-    student = open_causal_lm(toys[task]["student"]) if task == "causal_lm" else open_classifier(toys[task]["student"], LABELS)
+    student = (
+        open_causal_lm(toys[card.needs or task]["student"])
+        if task == "causal_lm"
+        else open_classifier(toys[card.needs or task]["student"], LABELS)
+    )
     assert saved.state_dict().keys() == student.state_dict().keys()
     assert any(not torch.equal(one, student.state_dict()[name]) for name, one in saved.state_dict().items())
 

@@ -47,6 +47,15 @@ class PolicyConfig(Config):
     )
 
 
+class ChunkConfig(Config):
+    chunk_temperature: float = Field(
+        100.0,
+        gt=0,
+        le=1e6,
+        description="Likelihoods p of chunks are compared as p ** (1 / T); the larger T, the more unlikely chunks count.",
+    )
+
+
 class DistConfig(Config):
     inter: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each row's classes.")
     intra: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each class over the rows of a step.")
