@@ -28,6 +28,23 @@ def _logits(name: str, title: str, implementation: str, config: str, paper: str,
     )
 
 
+def _hidden(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    given = {"preconditions": INSIDE, "cost": f"{TEACHER} What is compared of both stays in memory."} | changes
+    return Card(
+        name=name,
+        area="distillation",
+        step="distill",
+        title=title,
+        config=f"{METHODS}.config:{config}",
+        implementation=f"{METHODS}.hidden:{implementation}",
+        paper=paper,
+        access=("logits", "activations"),
+        tasks=TASKS,
+        **given,
+    )
+
+
+INSIDE = "One teacher with the student's tokenizer, of an architecture that looks its attention function up."
 WHOLE = "A teacher with the student's tokenizer; of a classifier recorded signals do, too."
 
 
@@ -145,5 +162,36 @@ CARDS = (
         "HYBRID",
         "ChunkConfig",
         "Minixhofer et al. 2025 (arXiv 2503.20083), with KL over shared tokens and the rest as one outcome",
+    ),
+    _hidden(
+        "tinybert",
+        "Hidden states, attention scores and predictions (TinyBERT)",
+        "TINYBERT",
+        "TinyBertConfig",
+        "Jiao et al. 2020, TinyBERT: Distilling BERT for Natural Language Understanding (arXiv 1909.10351)",
+        preconditions=f"{INSIDE} As many heads as the teacher, or attention=0.",
+    ),
+    _hidden(
+        "minilm",
+        "Attention and value relations of the last layer (MiniLM)",
+        "MINILM",
+        "MiniLmConfig",
+        "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation (arXiv 2002.10957)",
+        preconditions=f"{INSIDE} As many heads as the teacher.",
+    ),
+    _hidden(
+        "minilm_v2",
+        "Relations of queries, keys and values (MiniLMv2)",
+        "MINILM_V2",
+        "MiniLmV2Config",
+        "Wang et al. 2021, MiniLMv2: Multi-Head Self-Attention Relation Distillation (arXiv 2012.15828)",
+    ),
+    _hidden(
+        "activations",
+        "Outputs of any modules",
+        "ACTIVATIONS",
+        "ActivationsConfig",
+        "Romero et al. 2015, FitNets: Hints for Thin Deep Nets (arXiv 1412.6550)",
+        preconditions="One teacher with the student's tokenizer.",
     ),
 )

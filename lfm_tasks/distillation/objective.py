@@ -67,6 +67,8 @@ class LogitDistillation(CrossEntropy):
         super().__init__(labels=setting.labels)
         self.method, self.setting, self.config = method, setting, setting.config
         self.options = setting.config.method_config()
+        self.weight = self.config.alpha
+        """Of the distance between what student and teachers say."""
         self.sources = setting.sources if self.config.alpha else ()
         self.whole_steps = method.whole_steps and bool(self.sources)
         self.packs = all(teacher.packs for teacher in self.teachers)
@@ -112,7 +114,7 @@ class LogitDistillation(CrossEntropy):
         return _together([teacher.modes() for teacher in self.teachers] if not self.labels else [])
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
-        answers = [source.ask(batch, self.config.temperature) for source in self.sources]
+        answers = [source.ask(batch, self.config.temperature) for source in self.sources] if self.weight else []
         if self.labels:
             return self._sum(model(**batch.inputs).logits, batch.targets, [answer[:] for answer in answers])
         return self._sum_over_places(model, batch, answers)
@@ -137,7 +139,7 @@ class LogitDistillation(CrossEntropy):
         alpha = self.config.alpha
         total = torch.zeros((), device=logits.device)
         if signals:
-            total = alpha * self.distances(logits, targets, signals).sum()
+            total = self.weight * self.distances(logits, targets, signals).sum()
         if alpha < 1:
             losses = functional.cross_entropy(logits.float(), targets, reduction="none")
             total = total + (1 - alpha) * (losses if written is None else losses[~written]).sum()

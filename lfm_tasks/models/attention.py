@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PADDING = -1
@@ -113,6 +115,7 @@ def segmented_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention of transformers' interface: ``query`` ``[batch, heads, length, width]`` to
     ``[batch, length, heads, width]``. ``attention_mask`` is not read."""
+    _note(module, query, key, value, options.get("scaling"))
     window = options.get("sliding_window")
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     rows, start = [], 0
@@ -140,3 +143,68 @@ def _mask(first: int, end: int, window: int | None, device: torch.device) -> Ten
 
 
 AttentionInterface.register(SEGMENTS, segmented_attention)
+
+OBSERVED = "lfm_observed"
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What one layer's attention was given: ``query`` ``[batch, heads, length, width]``; ``key`` and ``value`` have as many heads,
+    those of a group repeated. Positions are in query and key already, where they are rotary."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+
+
+_watched: dict[int, list[Attended]] = {}
+"""By the identity of each module of a watched model."""
+
+
+def can_observe(model: nn.Module) -> bool:
+    """True for a model that looks its attention function up and is content with the plain one (``sdpa``)."""
+    return model.config._attn_implementation in ("sdpa", SEGMENTS, OBSERVED) and bool(getattr(model, "_supports_attention_backend", False))
+
+
+@contextmanager
+def observable(model: nn.Module) -> Iterator[None]:
+    """Inside the block :func:`attended` sees the attention of ``model``, of any kind, which computes as ever; so it does inside
+    :func:`segmented`."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(OBSERVED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def attended(model: nn.Module) -> Iterator[list[Attended]]:
+    """The list fills, layer by layer, with what the attention of ``model`` is given in the passes inside the block."""
+    seen: list[Attended] = []
+    modules = [id(module) for module in model.modules()]
+    _watched.update(dict.fromkeys(modules, seen))
+    try:
+        yield seen
+    finally:
+        for module in modules:
+            del _watched[module]
+
+
+def observed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    _note(module, query, key, value, options.get("scaling"))
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+
+
+def _note(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> None:
+    if (seen := _watched.get(id(module))) is not None:
+        group = query.shape[1] // key.shape[1]
+        key, value = (one.repeat_interleave(group, dim=1) for one in (key, value))
+        seen.append(Attended(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
+
+
+AttentionInterface.register(OBSERVED, observed_attention)
+AttentionMaskInterface.register(OBSERVED, sdpa_mask)

@@ -33,6 +33,8 @@ class Batch:
     positions: Tensor | None = None
     lengths: tuple[int, ...] = ()
     examples: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    """Tokens of each row, where rows are padded."""
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -97,22 +99,30 @@ def pack(examples: Sequence[int], lengths: Sequence[int], capacity: int) -> list
 def padded_batch(split: Split, examples: Sequence[int], pad: int, *, labels: bool) -> Batch:
     """Rows padded on the right. A decoder needs no mask for that: nothing attends to what comes after it."""
     tokens = [split.tokens[index] for index in examples]
-    longest = max(len(ids) for ids in tokens)
+    sizes = tuple(len(ids) for ids in tokens)
+    longest = max(sizes)
     input_ids = np.full((len(tokens), longest), pad)
     for row, ids in enumerate(tokens):
         input_ids[row, : len(ids)] = ids
     if labels:
-        mask = np.arange(longest) < np.array([len(ids) for ids in tokens])[:, None]
+        mask = np.arange(longest) < np.array(sizes)[:, None]
         return Batch(
             torch.from_numpy(input_ids),
             torch.from_numpy(split.labels[list(examples)]),
             attention_mask=None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
             examples=tuple(examples),
+            sizes=sizes,
         )
     positions = np.zeros((len(tokens), longest), dtype=bool)
     for row, index in enumerate(examples):
         positions[row, split.first[index] - 1 : len(tokens[row]) - 1] = True
-    return Batch(torch.from_numpy(input_ids), _targets(split, examples), positions=torch.from_numpy(positions), examples=tuple(examples))
+    return Batch(
+        torch.from_numpy(input_ids),
+        _targets(split, examples),
+        positions=torch.from_numpy(positions),
+        examples=tuple(examples),
+        sizes=sizes,
+    )
 
 
 def packed_batch(split: Split, examples: Sequence[int]) -> Batch:

@@ -59,3 +59,37 @@ class ChunkConfig(Config):
 class DistConfig(Config):
     inter: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each row's classes.")
     intra: float = Field(1.0, ge=0, le=100, description="Weight of the correlation of each class over the rows of a step.")
+
+
+class HiddenConfig(Config):
+    """Options of every method that looks inside."""
+
+    prediction: float = Field(
+        0.0, ge=0, le=100, description="Weight, beside the method's own loss, of forward KL between what the two say; 0 leaves it out."
+    )
+
+
+class TinyBertConfig(HiddenConfig):
+    prediction: float = Field(1.0, ge=0, le=100, description="Weight of forward KL between what the two say; 0 leaves it out.")
+    hidden: float = Field(1.0, ge=0, le=100, description="Weight of the embeddings' and the layers' hidden states.")
+    attention: float = Field(1.0, ge=0, le=100, description="Weight of the attention scores; they need equal numbers of heads.")
+
+
+class MiniLmConfig(HiddenConfig):
+    teacher_layer: int = Field(-1, ge=-10_000, lt=10_000, description="Layer of the teacher, from 0; -1 is the last.")
+
+
+class MiniLmV2Config(MiniLmConfig):
+    relation_heads: int = Field(
+        0, ge=0, le=1024, description="Heads that queries, keys and values are cut into anew; 0: as many as the student has."
+    )
+
+
+class ActivationsConfig(HiddenConfig):
+    modules: list[str] = Field(
+        [],
+        max_length=256,
+        description='Modules whose outputs are compared, by their paths, "student=teacher", e.g. ["model.layers.1=model.layers.5"]; '
+        "empty: the embeddings and every layer, evenly.",
+    )
+    distance: Literal["mse", "cosine"] = Field("mse", description="Mean squared difference, or 1 - cosine, of each place.")
