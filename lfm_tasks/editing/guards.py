@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "efficacy": Rule("least", "Raise clamp or steps, lower ridge_share, or choose a layer by the step sweep_edit_layers."),
     "retention": Rule("least", "Leave remember on, take a method that keeps earlier keys (memit, alphaedit), or larger rounds."),
     "locality": Rule("least", "Choose an earlier layer, lower clamp, or take alphaedit."),
+    "neighbour_answers": Rule("least", "Choose an earlier layer, lower clamp, or take alphaedit: neighbours are near to being lost."),
     "perplexity": Rule("most", "Lower clamp, raise ridge_share, or edit over more layers."),
     "probe": Rule("least", "Lower clamp, raise ridge_share, or choose another layer."),
 }

@@ -24,6 +24,7 @@ CHECKS = (
     "efficacy",
     "retention",
     "locality",
+    "neighbour_answers",
     "perplexity",
     "probe",
 )
@@ -34,7 +35,7 @@ class GuardOptions(Config):
     """A check's field is its limit; past ``<check>_warn``, where there is one, it warns."""
 
     off: list[str] = Field([], description=f"Checks that are not made: {', '.join(CHECKS)}.")
-    warn: list[str] = Field(["key_cosine", "strength"], description="Checks that only warn.")
+    warn: list[str] = Field(["key_cosine", "strength", "neighbour_answers"], description="Checks that only warn.")
     tokens: float = Field(2, ge=0, description="Least tokens behind the key moments for each dimension of a key.")
     tokens_warn: float = Field(10, ge=0, description="Tokens for each dimension below which there is a warning.")
     condition: float = Field(1e8, gt=1, description="Largest condition of C with its ridge, and of a round's system.")
@@ -54,6 +55,9 @@ class GuardOptions(Config):
     locality: float = Field(0.5, ge=0, le=1, description="Least share of neighbours whose true answer is still preferred to the new one.")
     locality_warn: float = Field(0.8, ge=0, le=1, description="Share below which there is a warning.")
     locality_sample: int = Field(4, ge=1, le=1000, description="Neighbours that are asked for, of each fact.")
+    neighbour_answers: float = Field(
+        0.7, ge=0, le=1, description="Least share of the neighbours whose true answer the base says by itself that the model still says."
+    )
     perplexity: float = Field(1.05, ge=1, description="Largest perplexity of general text, in perplexities of the base.")
     perplexity_rows: int = Field(32, ge=1, le=100_000, description="Most rows of general text.")
     probe: float = Field(

@@ -114,6 +114,7 @@ class Guards:
             "efficacy": _share([now[pair][1] for pair in own]),
             "retention": _share([now[pair][1] for pair in earlier]),
             "locality": _share([now[true][0] < now[new][0] for true, new in near]),
+            "neighbour_answers": _share([now[true][1] for true, _ in near if base[true][1]]),
             "perplexity": self._perplexity_ratio(finished),
             "probe": _share([now[pair][1] for pair in probe]),
         }

@@ -160,6 +160,23 @@ def test_locality_of_neighbours_that_were_not_edited(tmp_path):
     assert "locality" not in checked(rounds_of(toy(tmp_path / "edited"), edited))
 
 
+def test_neighbours_that_are_no_longer_said_though_still_preferred_are_a_warning(tmp_path):
+    editing = toy(tmp_path)
+    said = known_fact(editing)
+    near = dataclasses.replace(FACTS[2], neighbours=(Probe(said.text, (said.target_true,)), Probe("Article: lazy dog", ("tim",))))
+    assert checked(rounds_of(editing, [near]))["neighbour_answers"] == ("pass", 1.0)
+    loose = {"spectrum": 1e9, "change": 1e9, "drift": 1e9, "perplexity": 1e9, "off": ["efficacy", "locality"]}
+    none_asked = rounds_of(toy(tmp_path / "none"), [near], method=harmful(rounds_of(editing, [FOX]).method, near.id), guards=loose)
+    assert "neighbour_answers" not in checked(none_asked)
+    wild = rounds_of(
+        toy(tmp_path / "wild"),
+        [near],
+        method=harmful(rounds_of(editing, [FOX]).method, near.id),
+        guards=loose | {"off": ["efficacy"], "locality": 0.0},
+    )
+    assert checked(wild)["neighbour_answers"] == ("warn", 0.0)
+
+
 def test_perplexity_and_probe(tmp_path):
     editing = toy(tmp_path)
     known = known_fact(editing)
