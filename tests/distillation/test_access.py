@@ -39,7 +39,6 @@ def test_what_is_below_an_allowed_prefix_is_asked(allowed, endpoint):
         "http://169.254.169.254/latest",
         "https://api.example.com/v1/../admin",
         "https://api.example.com/v1/%2e%2e/admin",
-        "http://127.0.0.1:8000\\@evil.org",
         "http://localhost:8000/v1",
     ],
 )
@@ -49,7 +48,14 @@ def test_nothing_else_is(allowed, endpoint):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["https://user:word@api.example.com/v1", "https://api.example.com/v1?x=1", "file:///etc/passwd", "https://a b"]
+    "endpoint",
+    [
+        "https://user:word@api.example.com/v1",
+        "https://api.example.com/v1?x=1",
+        "file:///etc/passwd",
+        "http://127.0.0.1:8000\\@evil.org",
+        "https://a b",
+    ],
 )
 def test_what_is_no_plain_url_is_no_endpoint(endpoint):
     with pytest.raises(ConfigError, match="endpoint"):
