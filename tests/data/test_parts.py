@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,12 @@ from lfm_tasks.config import parse_config
 from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.data.parts import part_weights
 from lfm_tasks.errors import ConfigError, DataError
+from lfm_tasks.models.attention import segmented
+from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.training.batches import count_targets, packed_batch, padded_batch
 from lfm_tasks.training.objectives import loss_sum, row_of
 from lfm_tasks.training.split import read_split
-from tests.toys import make_llama
+from tests.tuned import llama_input
 
 ALPHA = 0.3
 TASKS = {
@@ -41,19 +45,15 @@ def test_weights_are_those_of_the_formula():
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_loss_is_alpha_a_plus_one_minus_alpha_b(prepare, tmp_path, packed):
     made = prepare(ROWS, **TASKS)
-    model = make_llama(tmp_path / "model").double()
+    model = open_causal_lm(llama_input(tmp_path / "model"))
     split = read_split(made.directory, "train", "completion")
     parts = ["predict" if row["prompt"].startswith("predict: ") else "explain" for row in made.rows("train")]
 
     def loss(examples, weighted):
         data = split if weighted else type(split)(split.sample_ids, split.tokens, split.first, split.labels)
         batch = packed_batch(data, examples) if packed else padded_batch(data, examples, 0, labels=False)
-        with torch.inference_mode(), row_of(batch):
-            return (
-                sum(loss_sum(model, padded_batch(data, [i], 0, labels=False)).item() for i in examples)
-                if packed
-                else loss_sum(model, batch).item()
-            )
+        with torch.inference_mode(), segmented(model) if packed else nullcontext(), row_of(batch):
+            return loss_sum(model, batch).item()
 
     everything = list(range(len(split)))
     a, b = (

@@ -22,6 +22,8 @@ FIXED = (
     "logprobs",
     "top_logprobs",
 )
+CONNECTION_KEY = "LFM_TEACHER_API_KEY"
+"""Environment variable in which the operator hands on the password of the connection that the config names."""
 Parameter = str | int | float | bool
 
 

@@ -127,7 +127,7 @@ def _ask(
         [Answer(text, _key(name, decoding, config.system_prompt, question.asked, i)) for i, text in enumerate(group)]
         for question, group in zip(questions, texts, strict=True)
     ]
-    return Asked(answers, name, decoding, {"answered": sum(map(len, texts))}, stripped=options.chat)
+    return Asked(answers, name, decoding, {"answered": sum(map(len, texts))})
 
 
 def _key(*what: object) -> str:
