@@ -99,4 +99,4 @@ def test_a_key_is_in_a_variable_that_is_named_like_one(monkeypatch):
 )
 def test_what_does_not_go_together_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        parse_config(AskTeacherConfig, {"options": {"endpoint": "https://x.org", "model": "m"}} | values)
+        parse_config(AskTeacherConfig, {"method": "black_box", "options": {"endpoint": "https://x.org", "model": "m"}} | values)

@@ -31,7 +31,11 @@ def job(tmp_path, server, monkeypatch):
 
     def make(inputs=None, **options) -> Job:
         options = QUICK | {"endpoint": server.url, "model": "oracle", "concurrency": 3} | options
-        return Job(step="ask_teacher", config={"prompt_template": "{text}", "options": options}, inputs={"data": f"file://{tmp_path}/rows"})
+        return Job(
+            step="ask_teacher",
+            config={"method": "black_box", "prompt_template": "{text}", "options": options},
+            inputs={"data": f"file://{tmp_path}/rows"},
+        )
 
     return make
 

@@ -143,7 +143,7 @@ def test_stopped_and_resumed_gives_the_same_rows(teacher, tmp_path):
 
 def test_a_teacher_is_given_where_one_is_asked(teacher, tmp_path):
     with pytest.raises(ConfigError, match="method black_box asks an API"):
-        ask(teacher, tmp_path, options={"endpoint": "http://127.0.0.1:9", "model": "m"})
+        ask(teacher, tmp_path, method="black_box", options={"endpoint": "http://127.0.0.1:9", "model": "m"})
     data = Input("raw", "dataset", "0" * 64, write(numbered(2), tmp_path / "few"))
     with pytest.raises(ConfigError, match="beam asks a local model; give it as the input 'teacher'"):
         run(parse_config(AskTeacherConfig, {"prompt_template": "{text}", "method": "beam"}), {"data": data}, Context(tmp_path / "w"))
