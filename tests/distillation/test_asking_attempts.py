@@ -50,8 +50,8 @@ def kept(home: Path) -> list[str]:
 
 
 def killed_after(answers: int, job: Job, home: Path, server: TeacherServer) -> None:
-    """A child works on ``job`` until so many questions are answered, is held there, and gets SIGKILL."""
-    held, count = threading.Event(), iter(range(1000))
+    """A child works on ``job`` until so many more questions are answered, is held there, and gets SIGKILL."""
+    held, count, before = threading.Event(), iter(range(1000)), len(kept(home))
 
     def fault(number: int, text: str) -> Fault | None:
         if next(count) < answers:
@@ -67,7 +67,7 @@ def killed_after(answers: int, job: Job, home: Path, server: TeacherServer) -> N
         finally:
             os._exit(1)
     assert held.wait(60)
-    while len(kept(home)) < answers:
+    while len(kept(home)) < before + answers:
         time.sleep(0.02)
     os.kill(pid, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
