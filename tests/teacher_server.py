@@ -42,8 +42,7 @@ class TeacherServer:
     def __enter__(self) -> TeacherServer:
         self.lock, self.closing = threading.Lock(), threading.Event()
         handler = type("Handler", (_Handler,), {"teacher": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -90,6 +89,13 @@ def cost(text: str) -> int:
 def top(token: str, count: int) -> dict[str, float]:
     """The token with probability 1/2, others with 1/4, 1/8, …"""
     return {token: math.log(0.5)} | {f"other {i}": math.log(0.5 ** (i + 1)) for i in range(1, count)}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -63,6 +63,19 @@ class PrepareConfig(Config):
     append_eos: bool = Field(
         True, description="End completions and texts with the end-of-sequence token.", json_schema_extra=_section("Prompt", advanced=True)
     )
+    part_column: str = Field(
+        "",
+        max_length=128,
+        description="Column that names the part of the loss to which a row counts (task instruction); empty for none. "
+        "It may be used in the prompt, and does not tell inputs apart.",
+        json_schema_extra=_section("Parts", advanced=True),
+    )
+    parts: dict[str, float] = Field(
+        {},
+        max_length=64,
+        description='Share of the loss of each part, e.g. {"predict": 0.5, "explain": 0.5}.',
+        json_schema_extra=_section("Parts", advanced=True),
+    )
     max_length: int = Field(
         96,
         ge=8,
@@ -129,7 +142,16 @@ class PrepareConfig(Config):
                     f"with label_choices the completion_template may name {{{self.label_column}}} only, not {', '.join(sorted(others))}; "
                     "switch label_choices off or change label_column"
                 )
+        self._check_parts()
         return self
+
+    def _check_parts(self) -> None:
+        if bool(self.part_column) != bool(self.parts):
+            raise ValueError(f"part_column {self.part_column!r} and parts {self.parts} belong together; give both or neither")
+        if self.parts and self.task != "instruction":
+            raise ValueError(f"parts are for task instruction, not {self.task}; leave them empty")
+        if self.parts and (min(self.parts.values()) <= 0 or abs(sum(self.parts.values()) - 1) > 1e-9):
+            raise ValueError(f"the shares of parts {self.parts} are to be positive and 1 together; change them")
 
     @property
     def prompt_columns(self) -> list[str]:
@@ -139,7 +161,9 @@ class PrepareConfig(Config):
     @property
     def input_columns(self) -> list[str]:
         """Columns that a model reads: rows whose values here are equal never lie in different splits."""
-        return self.prompt_columns if self.task == "instruction" else [self.text_column]
+        if self.task == "instruction":
+            return [column for column in self.prompt_columns if column != self.part_column]
+        return [self.text_column]
 
     @property
     def columns(self) -> list[str]:
@@ -149,7 +173,8 @@ class PrepareConfig(Config):
             "classification": [self.label_column],
             "text": [],
         }
-        return list(dict.fromkeys([*self.input_columns, *outputs[self.task]]))
+        parts = [self.part_column] if self.part_column else []
+        return list(dict.fromkeys([*self.input_columns, *outputs[self.task], *parts]))
 
     @property
     def has_labels(self) -> bool:

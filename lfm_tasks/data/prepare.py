@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lfm_tasks.data import report
 from lfm_tasks.data.config import PrepareConfig
+from lfm_tasks.data.parts import with_weights
 from lfm_tasks.data.splits import (
     Counts,
     Row,
@@ -61,6 +62,8 @@ def run(config: PrepareConfig, inputs: Mapping[str, Input], context: StepContext
     warnings = check_labels(rows, labels, config)
     encoder = make_encoder(config, tokenizer, labels)
     tables, counts.truncated = encode_splits(rows, encoder, SCHEMAS[config.task], context)
+    if config.parts:
+        tables = with_weights(tables, rows, config.part_column, config.parts)
     counts.splits = report.statistics(tables, labels)
     description = {
         "format": FORMAT,
@@ -73,6 +76,7 @@ def run(config: PrepareConfig, inputs: Mapping[str, Input], context: StepContext
         "counts": asdict(counts),
         "columns": {"input": config.input_columns, "all": config.columns, "label": config.label_column if config.has_labels else None},
         "template": _template(config),
+        **({"parts": config.parts} if config.parts else {}),
     }
     return _write(description, tables, counts, warnings, context)
 
@@ -94,7 +98,7 @@ def select_rows(config: PrepareConfig, directory: Path) -> tuple[list[Row], Coun
         counts.duplicates, rows = len(rows) - len(unique), unique
     apart = without_leaks(rows, config.leakage)
     counts.leaked, rows = len(rows) - len(apart), apart
-    counts.conflicting = conflicts(rows)
+    counts.conflicting = conflicts(rows, config.part_column)
     caps = {"train": config.max_train_samples, "validation": config.max_eval_samples, "test": config.max_eval_samples}
     within = capped(rows, caps)
     _check_class_coverage(rows, config)

@@ -100,11 +100,11 @@ def without_duplicates(rows: list[Row]) -> list[Row]:
     return list(first.values())
 
 
-def conflicts(rows: list[Row]) -> int:
-    """How many inputs come with more than one output."""
-    outputs: dict[str, set[str]] = defaultdict(set)
+def conflicts(rows: list[Row], part_column: str = "") -> int:
+    """How many inputs come with more than one output (in the same part of the loss)."""
+    outputs: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
-        outputs[row.input_key].add(row.row_key)
+        outputs[row.input_key, row.values.get(part_column, "")].add(row.row_key)
     return sum(len(keys) > 1 for keys in outputs.values())
 
 

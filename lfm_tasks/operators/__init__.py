@@ -16,6 +16,7 @@ from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.searching import PlanSearchesOperator, PlanSearchEvaluationsOperator, PlanSearchOperator
 from lfm_tasks.operators.steps import (
     AlignOperator,
+    AskTeacherOperator,
     ConnectOperator,
     EditOperator,
     EnsembleOperator,
@@ -28,6 +29,7 @@ from lfm_tasks.operators.steps import (
     MergeOperator,
     MixOperator,
     NoveltyOperator,
+    PrepareAnswersOperator,
     PrepareCorpusOperator,
     PrepareGeneralOperator,
     PrepareOperator,
@@ -38,6 +40,7 @@ from lfm_tasks.operators.steps import (
     StatisticsOperator,
     TuneOperator,
     UnloadOperator,
+    WriteRationalesOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
@@ -45,6 +48,7 @@ __all__ = [
     "AlignOperator",
     "ApproveOperator",
     "AskOperator",
+    "AskTeacherOperator",
     "CompareOperator",
     "EditOperator",
     "EnsembleOperator",
@@ -62,6 +66,7 @@ __all__ = [
     "NoveltyOperator",
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
+    "PrepareAnswersOperator",
     "PlanMergeOperator",
     "PlanMergesOperator",
     "PlanMixturesOperator",
@@ -83,4 +88,5 @@ __all__ = [
     "TidyOperator",
     "TuneOperator",
     "UnloadOperator",
+    "WriteRationalesOperator",
 ]

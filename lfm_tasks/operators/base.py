@@ -87,7 +87,7 @@ class StepOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         try:
             job = self.job(context)
-            self._child = Child(job, settings(), environment_from_connections(settings()))
+            self._child = Child(job, settings(), self.environment(job))
         except LfmError as error:
             raise AirflowFailException(str(error)) from error
         except AirflowSkipException:
@@ -110,6 +110,10 @@ class StepOperator(BaseOperator):
         config = parse_config(step.config_class, values, where=f"Params {self.prefix}_*")
         inputs = self._references(step, params, context.get("partition_key"))
         return Job(step=step.name, config=config.model_dump(mode="json"), inputs=inputs, airflow=airflow_task(context))
+
+    def environment(self, job: Job) -> dict[str, str]:
+        """Environment variables of the step's process beside the worker's own: what connections hold."""
+        return environment_from_connections(settings())
 
     def fixed(self, context: Context) -> Mapping[str, Any]:
         """Config values that win over Params."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
+from lfm_tasks.distillation.black_box.config import CONNECTION_KEY
+from lfm_tasks.errors import ConfigError
 from lfm_tasks.settings import Settings, settings
 
 
@@ -28,6 +31,27 @@ def environment_from_connections(settings: Settings) -> dict[str, str]:
 
         found["LFM_LEDGER_URI"] = BaseHook.get_connection(settings.ledger_connection).get_uri()
     return found
+
+
+def teacher_key(name: str, endpoint: str) -> dict[str, str]:
+    """The key of a teacher behind an API: the password of the connection ``name``, whose host must be the endpoint's.
+
+    Raises :class:`ConfigError` where it is not, so that nobody can have another connection's password sent to an endpoint.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = BaseHook.get_connection(name)
+    except AirflowNotFoundException:
+        raise ConfigError(f"There is no Airflow connection {name!r}. Make one of type http with the endpoint's host and the key.") from None
+    host, wanted = (connection.host or "").removeprefix("https://").removeprefix("http://"), urlsplit(endpoint).hostname
+    if urlsplit(f"//{host}").hostname != wanted:
+        raise ConfigError(
+            f"The connection {name!r} is for the host {host!r}, the endpoint's is {wanted!r}. Its password is sent nowhere else; "
+            "name the connection of that endpoint."
+        )
+    return {CONNECTION_KEY: connection.password or ""}
 
 
 def _store(name: str) -> dict[str, str]:

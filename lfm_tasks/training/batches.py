@@ -23,7 +23,7 @@ class Batch:
     Language models: ``targets`` ``[count]`` are the tokens to predict and ``positions`` ``[rows, length]`` the mask of the
     places that predict them, in row-major order. Classification: ``targets`` ``[rows]`` are classes, ``positions`` None.
     ``lengths`` is set for a packed row: the sequences that it holds, end to end. ``examples`` are the places of the sequences in
-    their split, in the order of the rows or of ``lengths``.
+    their split, in the order of the rows or of ``lengths``. ``weights`` ``[count]`` are those of the targets' losses; None: all 1.
     """
 
     input_ids: Tensor
@@ -35,6 +35,7 @@ class Batch:
     examples: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     """Tokens of each row, where rows are padded."""
+    weights: Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -122,6 +123,7 @@ def padded_batch(split: Split, examples: Sequence[int], pad: int, *, labels: boo
         positions=torch.from_numpy(positions),
         examples=tuple(examples),
         sizes=sizes,
+        weights=_weights(split, examples),
     )
 
 
@@ -142,6 +144,7 @@ def packed_batch(split: Split, examples: Sequence[int]) -> Batch:
         positions=torch.from_numpy(positions)[None],
         lengths=lengths,
         examples=tuple(examples),
+        weights=_weights(split, examples),
     )
 
 
@@ -150,6 +153,13 @@ def count_targets(split: Split, examples: Sequence[int], *, labels: bool) -> int
     if labels:
         return len(examples)
     return sum(len(split.tokens[index]) - int(split.first[index]) for index in examples)
+
+
+def _weights(split: Split, examples: Sequence[int]) -> Tensor | None:
+    if split.weights is None:
+        return None
+    counts = [len(split.tokens[index]) - int(split.first[index]) for index in examples]
+    return torch.from_numpy(np.repeat(split.weights[list(examples)], counts).astype(np.float32))
 
 
 def _targets(split: Split, examples: Sequence[int]) -> Tensor:

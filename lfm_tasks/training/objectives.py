@@ -61,7 +61,7 @@ class CrossEntropy:
 
 
 def loss_sum(model: nn.Module, batch: Batch, *, reduction: str = "sum") -> Tensor:
-    """Cross-entropy in nats over the batch's targets, in float32: their sum, or each with ``reduction="none"``.
+    """Cross-entropy in nats over the batch's targets, each by its weight, in float32: their sum, or each with ``reduction="none"``.
 
     Call it, and the backward pass of what it gives, inside :func:`row_of` the same batch.
     """
@@ -69,7 +69,10 @@ def loss_sum(model: nn.Module, batch: Batch, *, reduction: str = "sum") -> Tenso
         return functional.cross_entropy(model(**batch.inputs).logits.float(), batch.targets, reduction=reduction)
     with logits_at(model, batch.positions):
         logits = model(**batch.inputs, use_cache=False).logits[0]
-    return functional.cross_entropy(logits.float(), batch.targets, reduction=reduction)
+    if batch.weights is None:
+        return functional.cross_entropy(logits.float(), batch.targets, reduction=reduction)
+    losses = functional.cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights
+    return losses.sum() if reduction == "sum" else losses
 
 
 def row_of(batch: Batch):

@@ -16,12 +16,13 @@ OBJECTIVES = {"instruction": ("completion", "tokens"), "text": ("tokens",), "cla
 @dataclass(frozen=True)
 class Split:
     """``tokens[i]`` are the ids of example i; ``first[i]`` is the position of its first target token (language models);
-    ``labels[i]`` its class (classification)."""
+    ``labels[i]`` its class (classification); ``weights[i]``, where the rows have them, that of each of its tokens' losses."""
 
     sample_ids: list[str]
     tokens: list[np.ndarray]
     first: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -32,7 +33,9 @@ class Split:
 
     def take(self, keep: np.ndarray) -> Split:
         chosen = [int(index) for index in keep]
-        return Split([self.sample_ids[i] for i in chosen], [self.tokens[i] for i in chosen], self.first[chosen], self.labels[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        ids, tokens = [self.sample_ids[i] for i in chosen], [self.tokens[i] for i in chosen]
+        return Split(ids, tokens, self.first[chosen], self.labels[chosen], weights)
 
 
 def choose_objective(wanted: str, task: str) -> str:
@@ -46,7 +49,7 @@ def choose_objective(wanted: str, task: str) -> str:
 
 
 def read_split(directory: Path, name: str, objective: str) -> Split:
-    """Rows of ``<name>.parquet``, in their order."""
+    """Rows of ``<name>.parquet``, in their order. Raises :class:`DataError` for weights of completions with another objective."""
     table = pq.read_table(directory / f"{name}.parquet")
     columns = set(table.column_names)
     tokens = [np.asarray(ids, dtype=np.int64) for ids in table["input_ids"].to_pylist()]
@@ -54,7 +57,10 @@ def read_split(directory: Path, name: str, objective: str) -> Split:
     if objective == "completion":
         first = np.maximum(table["prompt_tokens"].to_numpy(), 1)
     labels = table["label"].to_numpy() if "label" in columns else np.full(len(tokens), -1)
-    return Split(table["sample_id"].to_pylist(), tokens, first, np.asarray(labels, dtype=np.int64))
+    weights = table["weight"].to_numpy() if "weight" in columns else None
+    if weights is not None and objective != "completion":
+        raise DataError(f"The rows have shares of the loss over completions; the objective is '{objective}'. Set it to auto or completion.")
+    return Split(table["sample_id"].to_pylist(), tokens, first, np.asarray(labels, dtype=np.int64), weights)
 
 
 def with_targets(split: Split, objective: str) -> tuple[Split, int]:

@@ -35,7 +35,7 @@ class Asking:
         self.asked += 1
         context = context or self.context()
         options = QUICK | {"endpoint": self.server.url, "model": "oracle"} | (options or {})
-        parsed = parse_config(AskTeacherConfig, {"prompt_template": "{text}", "options": options} | config)
+        parsed = parse_config(AskTeacherConfig, {"method": "black_box", "prompt_template": "{text}", "options": options} | config)
         return run(parsed, {"data": Input("raw", "dataset", "0" * 64, data)}, context)
 
     def context(self, made: Callable[[Path], Context] = Context) -> Context:

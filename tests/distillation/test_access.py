@@ -39,7 +39,6 @@ def test_what_is_below_an_allowed_prefix_is_asked(allowed, endpoint):
         "http://169.254.169.254/latest",
         "https://api.example.com/v1/../admin",
         "https://api.example.com/v1/%2e%2e/admin",
-        "http://127.0.0.1:8000\\@evil.org",
         "http://localhost:8000/v1",
     ],
 )
@@ -49,7 +48,14 @@ def test_nothing_else_is(allowed, endpoint):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["https://user:word@api.example.com/v1", "https://api.example.com/v1?x=1", "file:///etc/passwd", "https://a b"]
+    "endpoint",
+    [
+        "https://user:word@api.example.com/v1",
+        "https://api.example.com/v1?x=1",
+        "file:///etc/passwd",
+        "http://127.0.0.1:8000\\@evil.org",
+        "https://a b",
+    ],
 )
 def test_what_is_no_plain_url_is_no_endpoint(endpoint):
     with pytest.raises(ConfigError, match="endpoint"):
@@ -93,4 +99,4 @@ def test_a_key_is_in_a_variable_that_is_named_like_one(monkeypatch):
 )
 def test_what_does_not_go_together_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        parse_config(AskTeacherConfig, {"options": {"endpoint": "https://x.org", "model": "m"}} | values)
+        parse_config(AskTeacherConfig, {"method": "black_box", "options": {"endpoint": "https://x.org", "model": "m"}} | values)

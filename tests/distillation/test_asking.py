@@ -189,7 +189,10 @@ def test_prepared_rows_of_one_split_are_asked_with_their_right_answers(ask, serv
     columns = {"sample_id": ["1", "2"], "input_ids": [[1], [2]], "prompt": ["p one", "p two"], "completion": [" yes", " no"]}
     pq.write_table(pa.table(columns), tmp_path / "train.parquet")
     config = AskTeacherConfig(
-        options={"endpoint": server.url, "model": "m"}, prompt_template="Q: {prompt}", teacher_template="Think.\n{prompt}\nNot {reference}?"
+        method="black_box",
+        options={"endpoint": server.url, "model": "m"},
+        prompt_template="Q: {prompt}",
+        teacher_template="Think.\n{prompt}\nNot {reference}?",
     )
     questions, counts = read_questions(config, tmp_path)
     assert {(q.prompt, q.asked, q.reference) for q in questions} == {

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 
 from lfm_tasks.artifacts.references import below_prefix
-from lfm_tasks.distillation.black_box.config import BlackBoxConfig
+from lfm_tasks.distillation.black_box.config import CONNECTION_KEY, BlackBoxConfig
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.settings import settings
-
-CONNECTION_KEY = "LFM_TEACHER_API_KEY"
-"""Where the operator puts the password of the connection that the config names."""
 
 
 def address(options: BlackBoxConfig) -> str:

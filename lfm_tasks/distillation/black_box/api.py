@@ -39,7 +39,6 @@ def ask_api(questions: list[Question], config: AskTeacherConfig, inputs: Mapping
         teacher=f"{options.endpoint} {options.model}{revision}",
         decoding={"api": options.api, **parameters, **({"system_prompt": config.system_prompt} if config.system_prompt else {})},
         counts=counts,
-        stripped=options.api == "chat",
         spent=asking.spent,
     )
 

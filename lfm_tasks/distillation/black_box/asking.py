@@ -122,8 +122,7 @@ class Asking:
                 self.meter.count("unanswered")
             else:
                 self._replies[key] = reply
-        self._stop_if_hopeless()
-        if done:
+            self._stop_if_hopeless()
             count = len(self._replies) + self.meter["unanswered"]
             self.context.report(count, self._total, {"requests": self.meter["requests"], "tokens": self.budget.tokens})
         if self.context.stop_requested():

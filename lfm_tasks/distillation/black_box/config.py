@@ -22,6 +22,8 @@ FIXED = (
     "logprobs",
     "top_logprobs",
 )
+CONNECTION_KEY = "LFM_TEACHER_API_KEY"
+"""Environment variable in which the operator hands on the password of the connection that the config names."""
 Parameter = str | int | float | bool
 
 
@@ -32,9 +34,7 @@ def _section(name: str, **extra: Any) -> dict[str, Any]:
 class AskTeacherConfig(MethodChoice):
     step = "ask_teacher"
 
-    method: str = Field(
-        "black_box", description="How the teacher answers; `lfm methods` lists the ways.", json_schema_extra=_section("Method")
-    )
+    method: str = Field("beam", description="How the teacher answers; `lfm methods` lists the ways.", json_schema_extra=_section("Method"))
     options: dict[str, Any] = Field({}, description='Options of the method, e.g. {"num_beams": 5}.', json_schema_extra=_section("Method"))
     prompt_template: str = Field(
         "{prompt}",

@@ -25,26 +25,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """The answers to each question, in the order of questions; ``counts`` is the query meter.
-
-    ``stripped``: the text stands alone, as a chat's does, so that spaces around it mean nothing.
-    """
+    """The answers to each question, in the order of questions; ``counts`` is the query meter, ``spent`` the budget that ended it."""
 
     answers: list[list[Answer]]
     teacher: str
     decoding: dict[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
-    stripped: bool = False
     spent: str = ""
 
 
-def cleaned(text: str, asked: str, stop: Iterable[str], stripped: bool) -> str:
-    """``text`` without an echo of the question, up to the first of the ``stop`` texts, without spaces at its end."""
+def cleaned(text: str, asked: str, stop: Iterable[str]) -> str:
+    """``text`` without an echo of the question, up to the first of the ``stop`` texts, without spaces around it.
+
+    What joins prompt and completion (a space, a line break) is the completion template's of the step *prepare*.
+    """
     if asked.strip() and text.lstrip().startswith(asked.strip()):
         text = text.lstrip()[len(asked.strip()) :]
     ends = [place for place in (text.find(one) for one in stop) if place >= 0]
-    text = text[: min(ends, default=len(text))].rstrip()
-    return text.lstrip() if stripped else text
+    return text[: min(ends, default=len(text))].strip()
 
 
 def make_rows(questions: Sequence[Question], asked: Asked, stop: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -53,9 +51,9 @@ def make_rows(questions: Sequence[Question], asked: Asked, stop: Iterable[str]) 
     for question, answers in zip(questions, asked.answers, strict=True):
         seen: set[str] = set()
         for answer in answers:
-            text = cleaned(answer.text, question.asked, stop, asked.stripped)
+            text = cleaned(answer.text, question.asked, stop)
             counts["echoes"] += answer.text.lstrip().startswith(question.asked.strip())
-            if not text.strip():
+            if not text:
                 counts["empty"] += 1
             elif text in seen:
                 counts["duplicates"] += 1

@@ -69,16 +69,7 @@ class WriteRationalesConfig(MethodChoice):
 
 
 class StepByStepConfig(Config):
-    predict_prefix: str = Field("predict: ", max_length=200, description="Before a prompt that asks for the label.")
-    explain_prefix: str = Field("explain: ", max_length=200, description="Before a prompt that asks for the rationale.")
-
-    @model_validator(mode="after")
-    def _told_apart(self) -> StepByStepConfig:
-        if self.predict_prefix == self.explain_prefix:
-            raise ValueError(
-                f"predict_prefix and explain_prefix are both {self.predict_prefix!r}; the student could not tell the tasks apart"
-            )
-        return self
+    """No options: α is the share of the part ``predict`` in the step *prepare*."""
 
 
 class ChainOfThoughtConfig(Config):

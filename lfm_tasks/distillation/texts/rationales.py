@@ -12,6 +12,7 @@ from lfm_tasks.distillation.texts.config import ChainOfThoughtConfig, StepByStep
 
 FEWEST_WORDS = 3
 """A rationale of fewer words besides the answer says nothing more than it."""
+AROUND = " \t:*`\"'.,;!?()[]{}"
 REASONS = ("no_answer", "wrong_answer", "false_arithmetic", "leakage")
 
 
@@ -26,10 +27,9 @@ def parse(text: str, marks: Iterable[str]) -> Rationale | None:
     last, end = max((lowered.rfind(mark.casefold()), lowered.rfind(mark.casefold()) + len(mark)) for mark in marks)
     if last < 0:
         return None
-    answer = text[end:].strip().partition("\n")[0].strip(" :*`\"'")
-    rationale = text[:last].rstrip()
-    rationale = _without_opening(rationale)
-    return Rationale(answer.rstrip(". "), rationale) if answer.strip(string.punctuation + " ") and rationale else None
+    answer = text[end:].strip().partition("\n")[0].strip(AROUND)
+    rationale = _without_opening(text[:last].rstrip())
+    return Rationale(answer, rationale) if answer and rationale else None
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -42,10 +42,8 @@ def same_answer(one: str, other: str) -> bool:
 
 def leaks(rationale: Rationale) -> bool:
     """Whether the rationale gives the answer away before it has reasoned: it begins with it, or hardly holds a word beside it."""
-    words, answer = _plain(rationale.text).split(), _plain(rationale.answer).split()
-    begins = words[: len(answer)] == answer
-    others = [word for word in words if word.strip(string.punctuation) not in answer]
-    return begins or len(others) < FEWEST_WORDS
+    words, answer = _words(rationale.text), _words(rationale.answer)
+    return words[: len(answer)] == answer or sum(word not in answer for word in words) < FEWEST_WORDS
 
 
 def reject(rationale: Rationale | None, reference: str | None, *, require: bool, arithmetic: bool, leakage: bool) -> str:
@@ -60,10 +58,10 @@ def reject(rationale: Rationale | None, reference: str | None, *, require: bool,
 
 
 def step_by_step(prompt: str, rationale: Rationale, label: str, options: StepByStepConfig) -> list[dict[str, Any]]:
-    """Two tasks told apart by prefixes; *prepare* gives their parts of the loss α and 1 − α."""
+    """Two tasks. *prepare* writes the part before the prompt ("{part}: {prompt}") and gives the two α and 1 − α of the loss."""
     return [
-        {"prompt": options.predict_prefix + prompt, "completion": label, "part": "predict"},
-        {"prompt": options.explain_prefix + prompt, "completion": rationale.text, "part": "explain"},
+        {"prompt": prompt, "completion": label, "part": "predict"},
+        {"prompt": prompt, "completion": rationale.text, "part": "explain"},
     ]
 
 
@@ -75,9 +73,13 @@ def chain_of_thought(prompt: str, rationale: Rationale, label: str, options: Cha
 def _without_opening(text: str) -> str:
     """Without the last line where it only leads to the answer ("So the final")."""
     head, _, last = text.rpartition("\n")
-    words = _plain(last).split()
+    words = _words(last)
     opening = len(words) <= 4 and set(words) <= {"so", "therefore", "thus", "the", "final", "hence", "my"}
     return head.rstrip() if opening else text
+
+
+def _words(text: str) -> list[str]:
+    return [bare for word in _plain(text).split() if (bare := word.strip(string.punctuation))]
 
 
 def _plain(text: str) -> str:

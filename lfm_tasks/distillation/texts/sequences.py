@@ -52,7 +52,7 @@ def ask_by_beam(questions: list[Question], config: AskTeacherConfig, inputs: Map
 
     def write(writer: _Writer, some: list[Question]) -> list[list[str]]:
         beams = {"beams": options.num_beams, "keep": options.keep, "length_penalty": options.length_penalty}
-        return writer.write(some, options.keep, **beams)
+        return writer.write(some, **beams)
 
     decoding = {"method": "beam", "num_beams": options.num_beams, "length_penalty": options.length_penalty}
     return _ask(questions, config, options, inputs, context, write, decoding)
@@ -69,7 +69,7 @@ def ask_by_sampling(questions: list[Question], config: AskTeacherConfig, inputs:
         def keyed(batch: list[int]) -> LogitsProcessorList:
             return LogitsProcessorList([KeyedSampling([seeds[i] for i in batch], options.temperature)])
 
-        texts = [text for (text,) in writer.write(repeated, 1, processors=keyed)]
+        texts = [text for (text,) in writer.write(repeated, processors=keyed)]
         return [texts[start : start + options.samples] for start in range(0, len(texts), options.samples)]
 
     decoding = {"method": "samples", "temperature": options.temperature, "seed": config.seed}
@@ -86,10 +86,11 @@ class _Writer:
         if options.chat and not self.tokenizer.chat_template:
             raise DataError(f"{teacher.reference} has no chat template. Set chat to false, or take a teacher that was tuned to chat.")
 
-    def write(self, questions: list[Question], keep: int, **how) -> list[list[str]]:
+    def write(self, questions: list[Question], keep: int = 1, **how) -> list[list[str]]:
+        """``keep`` texts to each question; ``how`` as :func:`generate` takes it."""
         stop = stop_tokens(self.model, self.tokenizer)
         prompts = [self._ids(question.asked) for question in questions]
-        made = generate(self.model, prompts, self._config.max_new_tokens, stop, self._options.batch_tokens, **how)
+        made = generate(self.model, prompts, self._config.max_new_tokens, stop, self._options.batch_tokens, keep=keep, **how)
         texts = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
         return [texts[start : start + keep] for start in range(0, len(texts), keep)]
 
@@ -126,7 +127,7 @@ def _ask(
         [Answer(text, _key(name, decoding, config.system_prompt, question.asked, i)) for i, text in enumerate(group)]
         for question, group in zip(questions, texts, strict=True)
     ]
-    return Asked(answers, name, decoding, {"answered": sum(map(len, texts))}, stripped=options.chat)
+    return Asked(answers, name, decoding, {"answered": sum(map(len, texts))})
 
 
 def _key(*what: object) -> str:
