@@ -290,6 +290,20 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="distill_data_free",
+        title="Distill without data",
+        config="lfm_tasks.distillation.data_free.config:DistillDataFreeConfig",
+        run="lfm_tasks.distillation.data_free.distill:run",
+        inputs={
+            "teacher": InputSpec(("model",), "Image classifier to learn from."),
+            "student": InputSpec(("model",), "Image classifier of the same classes that learns."),
+        },
+        outputs={"model": "model", "report": "report", "checkpoints": "model"},
+        code=("lfm_tasks.distillation", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="edit",
         title="Edit",
         config="lfm_tasks.editing.config:EditConfig",
