@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -73,8 +75,13 @@ def toy(kind: str = "resnet", seed: int = 0) -> PreTrainedModel:
         return architecture(config()).eval()
 
 
-def trained(kind: str = "resnet", seed: int = 0, steps: int = 40) -> PreTrainedModel:
-    """A toy that tells the three classes apart."""
+def trained(kind: str = "resnet", seed: int = 0) -> PreTrainedModel:
+    """A toy that tells the three classes apart; the caller's own."""
+    return deepcopy(_trained(kind, seed))
+
+
+@cache
+def _trained(kind: str, seed: int, steps: int = 40) -> PreTrainedModel:
     model, (x, y) = toy(kind, seed).train(), images(96, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(steps):

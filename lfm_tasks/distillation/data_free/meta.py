@@ -14,9 +14,21 @@ Loss = Callable[[], Tensor]
 def adapt(optimizer: Optimizer, loss: Loss, steps: int) -> None:
     """Inner steps, in place, on what the optimiser holds."""
     for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
+        step_down(optimizer, loss())
+
+
+def step_down(optimizer: Optimizer, loss: Tensor) -> None:
+    """A step on what the optimiser holds; nothing else that the loss depends on, the student say, gets a gradient."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    follow(optimizer, parameters, gradients)
+
+
+def follow(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """A step along gradients that were found otherwise."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
 
 
 def fomaml(adapted: Sequence[Tensor], loss: Loss) -> list[Tensor]:

@@ -14,13 +14,16 @@ from lfm_tasks.distillation.data_free.synthesis import balanced_targets, student
 
 
 class ZerothOrder(Generative):
-    """The generator seeks the L1 distance of the logits, known up to a constant in each row, by forward differences (DFME)."""
+    """The generator seeks the L1 distance of the logits, known up to a constant in each row, by forward differences (DFME).
 
-    def descend(self, images: Tensor, round: int, step: int) -> None:
+    Its loss is linear in the images, with the gradient that was estimated.
+    """
+
+    def loss(self, images: Tensor, round: int, step: int) -> Tensor:
         config: ZerothOrderConfig = self.config
         directions = sphere(config.directions, images, self.setting.generator("directions", round, step))
         gradient = forward_differences(self.agreement, images.detach(), directions, config.epsilon)
-        images.backward(gradient / len(images))
+        return (images * gradient).sum() / len(images)
 
     def agreement(self, images: Tensor) -> Tensor:
         """Minus the distance, [batch]."""
@@ -32,14 +35,11 @@ class ZerothOrder(Generative):
 class Ideal(Generative):
     """The generator learns from the student alone, and every image is one query: what the student would take for each class alike."""
 
-    def descend(self, images: Tensor, round: int, step: int) -> None:
+    def loss(self, images: Tensor, round: int, step: int) -> Tensor:
         config: IdealConfig = self.config
         logits = student_logits(self.setting.student, images)
         targets = balanced_targets(len(images), self.setting.classes, self.setting.generator("targets", round, step))
-        loss = functional.cross_entropy(logits, targets) + config.balance * losses.balance(logits)
-        parameters = list(self.generator.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
+        return functional.cross_entropy(logits, targets) + config.balance * losses.balance(logits)
 
 
 def _centred(logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lfm_tasks.distillation.data_free import losses
 from lfm_tasks.distillation.data_free.batch_norm import batch_norms, matching
 from lfm_tasks.distillation.data_free.config import CmiConfig
 from lfm_tasks.distillation.data_free.generator import new_generator
+from lfm_tasks.distillation.data_free.meta import step_down
 from lfm_tasks.distillation.data_free.pool import Pool
 from lfm_tasks.distillation.data_free.synthesis import Best, Setting, balanced_targets, shown, student_logits
 from lfm_tasks.distillation.data_free.teachers import WhiteBox
@@ -52,9 +53,7 @@ class Cmi:
             loss, features = self.loss(images, targets, head, random, adversarial=round >= config.warmup_rounds)
             if best.offer(images, loss):
                 kept = features.detach().clone()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step_down(optimizer, loss)
         self.head = head
         self.bank.add(kept, targets)
         return best.images

@@ -11,6 +11,7 @@ from torch.nn import functional
 from lfm_tasks.distillation.data_free import losses
 from lfm_tasks.distillation.data_free.batch_norm import batch_norms, matching
 from lfm_tasks.distillation.data_free.config import DeepInversionConfig
+from lfm_tasks.distillation.data_free.meta import step_down
 from lfm_tasks.distillation.data_free.synthesis import Best, Setting, Stateless, balanced_targets, shown, student_logits
 from lfm_tasks.distillation.data_free.teachers import WhiteBox
 
@@ -45,8 +46,7 @@ class DeepInversion(Stateless):
                     apart = losses.jensen_shannon(student_logits(setting.student, view), logits, COMPETITION_TEMPERATURE)
                     loss = loss + config.competition * (1 - apart).mean()
                 best.offer(images, loss)
-                (images.grad,) = torch.autograd.grad(loss, [images])
-                optimizer.step()
+                step_down(optimizer, loss)
                 with torch.no_grad():
                     images.copy_(space.clip(images))
         return best.images

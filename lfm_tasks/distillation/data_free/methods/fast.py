@@ -55,9 +55,7 @@ class Fast:
             start, adapted = list(self.generator.parameters()), list(generator.parameters())
             gradients = meta.fomaml(adapted, loss) if config.meta == "fomaml" else meta.reptile(start, adapted)
             self.past = statistics.statistics() if statistics is not None else []
-        for parameter, gradient in zip(start, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+        meta.follow(self.optimizer, start, gradients)
         return best.images
 
     def loss(self, images: Tensor, targets: Tensor, statistics: Matching | None, random: torch.Generator, *, adversarial: bool) -> Tensor:

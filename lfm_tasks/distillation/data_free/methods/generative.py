@@ -11,13 +11,14 @@ from torch.nn import functional
 from lfm_tasks.distillation.data_free import losses
 from lfm_tasks.distillation.data_free.config import DaflConfig, DfadConfig, GeneratorConfig
 from lfm_tasks.distillation.data_free.generator import new_generator
+from lfm_tasks.distillation.data_free.meta import step_down
 from lfm_tasks.distillation.data_free.synthesis import Setting, student_logits
 from lfm_tasks.distillation.data_free.teachers import WhiteBox
 from lfm_tasks.models.resuming import below, load_optimizer_state, optimizer_state, under
 
 
 class Generative:
-    """Each round takes steps down :meth:`descend`'s loss, then makes images of fresh noise."""
+    """Each round takes steps down :meth:`loss`, then makes images of fresh noise."""
 
     def __init__(self, setting: Setting, config: GeneratorConfig) -> None:
         self.setting, self.config = setting, config
@@ -28,14 +29,12 @@ class Generative:
         config, setting = self.config, self.setting
         for step in range(config.generator_steps):
             images = self.generator(setting.noise(setting.batch_size, config.latent, "generator", round, step))
-            self.optimizer.zero_grad(set_to_none=True)
-            self.descend(images, round, step)
-            self.optimizer.step()
+            step_down(self.optimizer, self.loss(images, round, step))
         with torch.no_grad():
             return self.generator(setting.noise(config.images, config.latent, "images", round))
 
-    def descend(self, images: Tensor, round: int, step: int) -> None:
-        """Leave the gradient of the loss of ``images`` [batch, c, h, w] in the generator's parameters."""
+    def loss(self, images: Tensor, round: int, step: int) -> Tensor:
+        """Of ``images`` [batch, c, h, w]; with its gradient."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
@@ -49,22 +48,20 @@ class Generative:
 class Dafl(Generative):
     """Chen et al. 2019, eq. 6."""
 
-    def descend(self, images: Tensor, round: int, step: int) -> None:
+    def loss(self, images: Tensor, round: int, step: int) -> Tensor:
         config: DaflConfig = self.config
         teacher: WhiteBox = self.setting.teacher
         with teacher.features() as features:
             logits = teacher.logits(images)
         loss = config.one_hot * functional.cross_entropy(logits, logits.argmax(-1)) + config.balance * losses.balance(logits)
-        (loss + config.activation * losses.activation(features[0])).backward()
+        return loss + config.activation * losses.activation(features[0])
 
 
 class Dfad(Generative):
     """Fang et al. 2019, eq. 4; with ``kl`` the generator of Micaelli and Storkey 2019."""
 
-    def descend(self, images: Tensor, round: int, step: int) -> None:
+    def loss(self, images: Tensor, round: int, step: int) -> Tensor:
         config: DfadConfig = self.config
         teacher, student = self.setting.teacher.logits(images), student_logits(self.setting.student, images)
         apart = losses.logit_distance(student, teacher) if config.distance == "l1" else losses.divergence(student, teacher).mean()
-        parameters = list(self.generator.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(-apart, parameters), strict=True):
-            parameter.grad = gradient
+        return -apart
