@@ -22,6 +22,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="prepare_images",
+        title="Prepare images",
+        config="lfm_tasks.data.images_config:PrepareImagesConfig",
+        run="lfm_tasks.data.images:run",
+        inputs={"data": InputSpec(("dataset",), "Labelled images: Parquet files.")},
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="import_facts",
         title="Import facts",
         config="lfm_tasks.facts.config:ImportFactsConfig",

@@ -7,9 +7,11 @@ nobody without labelled data could have taken.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +29,6 @@ from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassifica
 
 from lfm_tasks.artifacts.references import parse_reference
 from lfm_tasks.artifacts.store import Store
-from lfm_tasks.catalogue import methods_of
 from lfm_tasks.distillation.data_free.config import DistillDataFreeConfig, SynthesisConfig
 from lfm_tasks.distillation.data_free.distill import drawn_anew
 from lfm_tasks.distillation.data_free.learning import Learning
@@ -47,19 +48,19 @@ COMMON = {
     "keep_last": 5,
     "checkpoint_every": 0,
 }
-STEPS = 400
+STEPS = 300
 """Of every student's learning."""
-PIXELS = {"rounds": 8, "images": 96, "student_steps": 50}
-GENERATED = {"rounds": 80, "images": 192, "student_steps": 5}
+PIXELS = {"rounds": 6, "images": 96, "student_steps": 50, "iterations": 60}
+GENERATED = {"rounds": 60, "images": 64, "student_steps": 5, "generator_steps": 3, "generator_rate": 2e-3, "width": 16}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "deep_inversion": PIXELS | {"iterations": 60},
+    "deep_inversion": PIXELS,
+    "cake": PIXELS,
     "dafl": GENERATED,
     "dfad": GENERATED,
-    "cmi": PIXELS | {"iterations": 60},
-    "fast": {"rounds": 40, "images": 96, "student_steps": 10, "iterations": 5},
-    "cake": PIXELS | {"iterations": 60},
+    "cmi": PIXELS | {"images": 64, "generator_rate": 5e-3, "width": 8, "batch_norm": 10.0},
+    "fast": {"rounds": 30, "images": 64, "student_steps": 10, "iterations": 6, "width": 16},
     "zeroth_order": GENERATED,
-    "ideal": {"rounds": 40, "images": 192, "student_steps": 10, "generator_steps": 3},
+    "ideal": GENERATED | {"rounds": 30, "student_steps": 10, "generator_steps": 5},
 }
 
 
@@ -173,7 +174,7 @@ def written(model: PreTrainedModel, space: ImageSpace, directory: Path) -> str:
 def alone(task: Task, teacher: PreTrainedModel, student: PreTrainedModel, seed: int, synthesiser: Callable[[int], Any]) -> dict[str, Any]:
     """The same learning on other images."""
     config = DistillDataFreeConfig(method="dafl", seed=seed, **COMMON)
-    options, began = SynthesisConfig(rounds=STEPS // 10, images=192, student_steps=10, replay=0.5), time.process_time()
+    options, began = SynthesisConfig(rounds=STEPS // 10, images=96, student_steps=10, replay=1.0), time.process_time()
     fresh = drawn_anew(student, seed)
     learning = Learning(config, options, WhiteBox(teacher, QueryMeter()), fresh, synthesiser(options.images), Alone())
     learning.run()
@@ -208,31 +209,33 @@ COLUMNS = ("selected", "last", "best_seen", "agreement")
 
 
 def main() -> None:
+    """Arguments: a task, then methods; none: all of them. What was found before is kept."""
     home = settings().home.resolve()
     os.environ["LFM_ALLOWED_PREFIXES"] = f"file://{home}"
     settings.cache_clear()
-    result: dict[str, Any] = {"student_steps": STEPS, "seeds": list(SEEDS)}
-    tables = []
+    wanted, *methods = sys.argv[1:] or ["", *OPTIONS]
     for make, steps in ((digits, 400), (fashion, 800)):
-        task = make()
-        directory = home / "effects" / task.name
-        teacher, student = train(task, steps), resnet([16, 32], seed=100)
-        references = written(teacher, task.space, directory / "teacher"), written(student, task.space, directory / "student")
-        result[task.name] = {"teacher": task.accuracy(teacher)}
-        baselines = {
-            "new weights": lambda seed, task=task, student=student: dict.fromkeys(COLUMNS[:3], task.accuracy(drawn_anew(student, seed))),
-            "noise as images": lambda seed, task=task, t=teacher, s=student: alone(task, t, s, seed, lambda n: Noise(task.space, n, seed)),
-            "real images": lambda seed, task=task, t=teacher, s=student: alone(task, t, s, seed, lambda n: Real(task, n, seed)),
-        }
-        methods = {
-            card.name: lambda seed, name=card.name, task=task, references=references: by_step(task, name, *references, seed)
-            for card in methods_of("distill_data_free")
-        }
-        for name, measure in {**baselines, **methods}.items():
-            result[task.name][name] = [measure(seed) for seed in SEEDS]
-            print(task.name, name, result[task.name][name], flush=True)
-        tables.append(table(task.name, result[task.name]))
-        write("data_free", result, "\n\n".join(tables))
+        if not wanted or wanted == make.__name__:
+            measure(make, steps, methods or list(OPTIONS), home / "effects")
+
+
+def measure(make: Callable[[], Task], steps: int, methods: list[str], home: Path) -> None:
+    task, name = make(), f"data_free_{make.__name__}"
+    teacher, student = train(task, steps), resnet([16, 32], seed=100)
+    references = written(teacher, task.space, home / task.name / "teacher"), written(student, task.space, home / task.name / "student")
+    path = home / f"{name}.json"
+    found = json.loads(path.read_text()) if path.is_file() else {"teacher": task.accuracy(teacher), "steps": STEPS, "methods": {}}
+    runs: dict[str, Callable[[int], dict[str, Any]]] = {
+        "new weights": lambda seed: dict.fromkeys(COLUMNS[:3], task.accuracy(drawn_anew(student, seed))),
+        "noise as images": lambda seed: alone(task, teacher, student, seed, lambda count: Noise(task.space, count, seed)),
+        "real images": lambda seed: alone(task, teacher, student, seed, lambda count: Real(task, count, seed)),
+    }
+    runs |= {method: functools.partial(by_step, task, method, *references) for method in methods}
+    for method, one in runs.items():
+        if method not in found["methods"]:
+            found["methods"][method] = [one(seed) for seed in SEEDS]
+            print(task.name, method, found["methods"][method], flush=True)
+            write(name, found, table(task.name, found))
 
 
 def table(name: str, found: Mapping[str, Any]) -> str:
@@ -243,11 +246,10 @@ def table(name: str, found: Mapping[str, Any]) -> str:
         "| images | selected | last | best seen | agreement | teacher queries | CPU s |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for method, runs in found.items():
-        if method != "teacher":
-            values = [spread([one[key] for one in runs]) if key in runs[0] else "" for key in COLUMNS]
-            cost = [f"{sum(one.get(key, 0) for one in runs) / len(runs):,.0f}" for key in ("teacher_queries", "cpu_seconds")]
-            lines.append(f"| {method} | {' | '.join([*values, *cost])} |")
+    for method, runs in found["methods"].items():
+        values = [spread([one[key] for one in runs]) if key in runs[0] else "" for key in COLUMNS]
+        cost = [f"{sum(one.get(key, 0) for one in runs) / len(runs):,.0f}" for key in ("teacher_queries", "cpu_seconds")]
+        lines.append(f"| {method} | {' | '.join([*values, *cost])} |")
     return "\n".join(lines)
 
 
