@@ -14,8 +14,8 @@ from transformers import AutoModelForImageClassification, BertConfig, BertForSeq
 from lfm_tasks.distillation.data_free import distill, learning
 from lfm_tasks.distillation.data_free.config import DistillDataFreeConfig
 from lfm_tasks.distillation.data_free.guard import RealDataOpened, no_data
-from lfm_tasks.distillation.data_free.teachers import BlackBox, BudgetSpent, QueryMeter
-from lfm_tasks.errors import IncompatibleModels, InvalidInput, NonFiniteLoss
+from lfm_tasks.distillation.data_free.teachers import BlackBox, QueryMeter
+from lfm_tasks.errors import BudgetSpent, IncompatibleModels, InvalidInput, NonFiniteLoss
 from lfm_tasks.models.images import image_space
 from lfm_tasks.models.prepared import read_rows
 from tests.images import LABELS, MEAN, STD, accuracy, toy, trained, write

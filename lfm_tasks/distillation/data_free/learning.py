@@ -15,8 +15,8 @@ from lfm_tasks.distillation.data_free import losses
 from lfm_tasks.distillation.data_free.config import DistillDataFreeConfig, SynthesisConfig
 from lfm_tasks.distillation.data_free.pool import Pool
 from lfm_tasks.distillation.data_free.synthesis import Synthesiser
-from lfm_tasks.distillation.data_free.teachers import BudgetSpent, Teacher
-from lfm_tasks.errors import NonFiniteLoss
+from lfm_tasks.distillation.data_free.teachers import Teacher
+from lfm_tasks.errors import BudgetSpent, NonFiniteLoss
 from lfm_tasks.models import resuming
 from lfm_tasks.models.resuming import below, under
 from lfm_tasks.seeds import derive_seed

@@ -1,4 +1,4 @@
-"""Losses of student and synthesiser, as functions of tensors. Logits are [batch, classes]; log-softmax is taken in float32 or more."""
+"""Losses of student and synthesiser, as functions of tensors. Logits are [batch, classes]."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    return functional.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
+from lfm_tasks.distillation.divergences import forward_kl, jsd, log_probabilities, scaled
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(p_T || q_T), mean over the batch; its gradient by a row of the student's logits is T (q_T - p_T) / batch (Hinton et al.)."""
-    return temperature**2 * divergence(student, teacher, temperature).mean()
+    return scaled(divergence(student, teacher, temperature), temperature).mean()
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher || student) in nats, [batch]."""
-    q, p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
-    return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    return forward_kl(log_probabilities(student, temperature), log_probabilities(teacher, temperature))
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """In units of ln 2, so from 0 to 1, [batch]. Not clamped: a clamp has no gradient where the two agree, which is where it is needed."""
-    q, p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
-    middle = torch.logaddexp(q, p) - math.log(2)
-    halves = [functional.kl_div(middle, one, reduction="none", log_target=True).sum(-1) for one in (q, p)]
-    return (halves[0] + halves[1]) / (2 * math.log(2))
+    return jsd(log_probabilities(student, temperature), log_probabilities(teacher, temperature), 0.5) / math.log(2)
 
 
 def disagreement(student: Tensor, teacher: Tensor) -> Tensor:

@@ -10,12 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.errors import BudgetSpent, IncompatibleModels
 from lfm_tasks.registry import Access
-
-
-class BudgetSpent(ConfigError):
-    """The next question would be one more than the query budget allows."""
 
 
 @dataclass
