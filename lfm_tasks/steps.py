@@ -310,7 +310,13 @@ STEPS.add(
             "student": InputSpec(("model",), "Image classifier of the same classes that learns."),
         },
         outputs={"model": "model", "report": "report", "checkpoints": "model"},
-        code=("lfm_tasks.distillation", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        code=(
+            "lfm_tasks.distillation.data_free",
+            "lfm_tasks.distillation.divergences",
+            "lfm_tasks.models",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
     )
 )
 STEPS.add(

@@ -141,6 +141,20 @@ def test_the_seed_decides(inputs, name):
     assert not torch.equal(first, card.function(other, config(name).method_config()).make(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("fast", {"options": {"meta": "reptile", "reset_first": False}}),
+        ("dfad", {"options": {"distance": "kl"}, "loss": "l1"}),
+        ("deep_inversion", {"optimizer": "adam", "pool_size": 10, "held_out": 2}),
+    ],
+    ids=["reptile", "zskt", "adamw"],
+)
+def test_other_options_move_the_student_otherwise(inputs, tmp_path, name, values):
+    found = [distill.run(config(name, **one), inputs, Context(tmp_path / str(place))) for place, one in enumerate(({}, values))]
+    assert tensors(found[0])["model.safetensors"] != tensors(found[1])["model.safetensors"]
+
+
 @methods
 def test_the_card_says_what_it_is(name):
     card = METHODS[name]

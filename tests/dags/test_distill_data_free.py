@@ -1,8 +1,6 @@
-"""The DAG lfm_distill_data_free, with a labelled test set and without."""
+"""The DAG lfm_distill_data_free: what is measured, and on what."""
 
 from __future__ import annotations
-
-import pytest
 
 from tests.dags.conftest import of_task
 from tests.images import toy, trained, write, write_images
@@ -17,17 +15,22 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("with_data", [True, False])
-def test_teacher_and_student_are_measured_where_there_is_data(run_dag, tmp_path, with_data):
+def test_teacher_and_student_are_measured_on_the_test_data(run_dag, tmp_path):
     write(trained(), tmp_path / "teacher"), write(toy(seed=5), tmp_path / "student"), write_images(tmp_path / "raw")
-    conf = {"teacher": f"file://{tmp_path}/teacher", "student": f"file://{tmp_path}/student", **SMALL}
-    state, states, records = run_dag("lfm_distill_data_free", conf | ({"data": f"file://{tmp_path}/raw"} if with_data else {}))
-    assert state == "success" and states["distill"] == "success"
-    evaluated = {name: one for name, one in states.items() if name.startswith("evaluate")}
-    assert set(evaluated) == {"evaluate_teacher", "evaluate_before", "evaluate_student"}
-    assert set(evaluated.values()) == {"success" if with_data else "skipped"}
+    references = {"teacher": f"file://{tmp_path}/teacher", "student": f"file://{tmp_path}/student", "data": f"file://{tmp_path}/raw"}
+    state, states, records = run_dag("lfm_distill_data_free", references | SMALL)
+    assert state == "success" and set(states.values()) == {"success"}
     distilled = of_task(records, "distill")
     assert set(distilled["inputs"]) == {"teacher", "student"} and set(distilled["outputs"]) == {"model", "report", "checkpoints.0"}
-    if with_data:
-        assert of_task(records, "evaluate_teacher")["metrics"]["classification/accuracy"] > 0.9
-        assert of_task(records, "evaluate_student")["inputs"]["model"]["sha256"] == distilled["outputs"]["model"]["sha256"]
+    assert of_task(records, "evaluate_teacher")["metrics"]["classification/accuracy"] > 0.9
+    assert of_task(records, "evaluate_student")["inputs"]["model"]["sha256"] == distilled["outputs"]["model"]["sha256"]
+
+
+def test_without_test_data_all_that_looks_at_data_is_skipped(dagbag):
+    """A step whose required input is left empty is skipped, and so is what waits for its success."""
+    dag = dagbag.dags["lfm_distill_data_free"]
+    assert dag.task_dict["prepare"].references == {"data": "{data}"} and dag.params["data"] is None
+    looking = [task for task in dag.tasks if getattr(task, "step", "") == "evaluate"]
+    assert len(looking) == 3
+    assert all("prepare" in task.upstream_task_ids and task.trigger_rule == "all_success" for task in looking)
+    assert not dag.task_dict["distill"].upstream_task_ids
