@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfm_tasks.distillation.cards import CARDS as DISTILLATION
+from lfm_tasks.distillation.data_free.cards import CARDS as DATA_FREE
 from lfm_tasks.distillation.texts.cards import CARDS as TEACHERS_TEXTS
 from lfm_tasks.editing.cards import CARDS as EDITING
 from lfm_tasks.editing.memory.cards import CARDS as MEMORIES
@@ -20,6 +21,7 @@ AREAS = (
     TUNING,
     DISTILLATION,
     TEACHERS_TEXTS,
+    DATA_FREE,
     STATISTICS,
     REUSE,
     MIXTURES,

@@ -20,7 +20,7 @@ KEPT = 30
 What = Literal["models", "data", "names"]
 STARTERS: dict[What, tuple[str, ...]] = {
     "models": ("starter://smollm2-135m-instruct", "starter://minilm-l6"),
-    "data": ("starter://bbc-news", "starter://movie-reviews", "starter://tweets", "starter://sarcasm"),
+    "data": ("starter://bbc-news", "starter://movie-reviews", "starter://tweets", "starter://sarcasm", "starter://fashion-mnist"),
     "names": (),
 }
 

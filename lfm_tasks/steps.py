@@ -22,6 +22,17 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="prepare_images",
+        title="Prepare images",
+        config="lfm_tasks.data.images_config:PrepareImagesConfig",
+        run="lfm_tasks.data.images:run",
+        inputs={"data": InputSpec(("dataset",), "Labelled images: Parquet files.")},
+        outputs={"dataset": "dataset"},
+        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="import_facts",
         title="Import facts",
         config="lfm_tasks.facts.config:ImportFactsConfig",
@@ -286,6 +297,26 @@ STEPS.add(
         },
         outputs={"report": "report"},
         code=("lfm_tasks.reuse.connectivity", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
+        name="distill_data_free",
+        title="Distill without data",
+        config="lfm_tasks.distillation.data_free.config:DistillDataFreeConfig",
+        run="lfm_tasks.distillation.data_free.distill:run",
+        inputs={
+            "teacher": InputSpec(("model",), "Image classifier to learn from."),
+            "student": InputSpec(("model",), "Image classifier of the same classes that learns."),
+        },
+        outputs={"model": "model", "report": "report", "checkpoints": "model"},
+        code=(
+            "lfm_tasks.distillation.data_free",
+            "lfm_tasks.distillation.divergences",
+            "lfm_tasks.models",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
     )
 )
 STEPS.add(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lfm_tasks.data import report
 from lfm_tasks.data.config import PrepareConfig
+from lfm_tasks.data.images_config import PrepareImagesConfig
 from lfm_tasks.data.parts import with_weights
 from lfm_tasks.data.splits import (
     Counts,
@@ -30,7 +31,7 @@ from lfm_tasks.data.splits import (
 from lfm_tasks.data.tokenize import Encoder, InstructionEncoder, make_encoder
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
-from lfm_tasks.rows.reading import SPLITS, read_rows
+from lfm_tasks.rows.reading import SPLITS, RawRow, read_rows
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 FORMAT = 1
@@ -82,9 +83,13 @@ def run(config: PrepareConfig, inputs: Mapping[str, Input], context: StepContext
 
 
 def select_rows(config: PrepareConfig, directory: Path) -> tuple[list[Row], Counts]:
+    """As :func:`selected`, of what the directory holds."""
+    return selected(config, read_rows(directory, config.columns, config.split_by, config.split_column))
+
+
+def selected(config: PrepareConfig | PrepareImagesConfig, raw: list[RawRow]) -> tuple[list[Row], Counts]:
     """The rows that are kept, in hash order, and what became of the others."""
     columns, fractions = config.columns, (config.validation_fraction, config.test_fraction)
-    raw = read_rows(directory, columns, config.split_by, config.split_column)
     counts = Counts(read=len(raw))
     made = [make_row(each, columns, config.input_columns, fractions, config.seed) for each in raw]
     rows = ordered([row for row in made if row is not None])
@@ -109,7 +114,7 @@ def select_rows(config: PrepareConfig, directory: Path) -> tuple[list[Row], Coun
     return within, counts
 
 
-def label_names(rows: list[Row], config: PrepareConfig) -> list[str]:
+def label_names(rows: list[Row], config: PrepareConfig | PrepareImagesConfig) -> list[str]:
     """The distinct labels: in numeric order where all are whole numbers, else in alphabetical order."""
     if not config.has_labels:
         return []
@@ -118,7 +123,7 @@ def label_names(rows: list[Row], config: PrepareConfig) -> list[str]:
     return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
 
 
-def check_labels(rows: list[Row], labels: list[str], config: PrepareConfig) -> list[str]:
+def check_labels(rows: list[Row], labels: list[str], config: PrepareConfig | PrepareImagesConfig) -> list[str]:
     """Raise :class:`DataError` for a single class; return warnings about labels that a cap left out of train."""
     if not config.has_labels:
         return []
@@ -133,7 +138,7 @@ def check_labels(rows: list[Row], labels: list[str], config: PrepareConfig) -> l
     return []
 
 
-def _check_class_coverage(rows: list[Row], config: PrepareConfig) -> None:
+def _check_class_coverage(rows: list[Row], config: PrepareConfig | PrepareImagesConfig) -> None:
     """A label of a held-out split that no training row has cannot be learnt; what a cap leaves out is not looked at here."""
     if not config.has_labels:
         return
@@ -146,7 +151,7 @@ def _check_class_coverage(rows: list[Row], config: PrepareConfig) -> None:
         )
 
 
-def _check_splits(rows: list[Row], config: PrepareConfig) -> None:
+def _check_splits(rows: list[Row], config: PrepareConfig | PrepareImagesConfig) -> None:
     there = Counter(row.split for row in rows)
     wanted = {
         "train": config.validation_fraction + config.test_fraction < 1,

@@ -9,20 +9,21 @@ from pydantic import Field, model_validator
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
 
-TaskName = Literal["choice", "classification", "generation", "perplexity"]
+TaskName = Literal["choice", "classification", "image_classification", "generation", "perplexity"]
 
 
 class EvaluateConfig(Config):
     tasks: list[TaskName] = Field(
         [],
-        max_length=4,
+        max_length=5,
         description="What to measure; empty follows the data set: choice for instructions with fixed completions, generation for other "
-        "instructions, classification for labelled text, perplexity for plain text.",
+        "instructions, classification for labelled text or images, perplexity for plain text.",
         json_schema_extra={
             "section": "Evaluation",
             "labels": {
                 "choice": "Log-likelihood choice",
                 "classification": "Classification",
+                "image_classification": "Classification of images",
                 "generation": "Generation, exact match",
                 "perplexity": "Perplexity",
             },

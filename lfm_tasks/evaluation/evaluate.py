@@ -13,6 +13,7 @@ from lfm_tasks.evaluation.choice import Choice
 from lfm_tasks.evaluation.classification import Classification
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.generation import Generation
+from lfm_tasks.evaluation.image_classification import ImageClassification, open_image_subject
 from lfm_tasks.evaluation.perplexity import Perplexity
 from lfm_tasks.evaluation.report import Findings, Skipped, write_report
 from lfm_tasks.evaluation.task import Subject, Task
@@ -33,6 +34,7 @@ from lfm_tasks.step import Input, Outcome, StepContext
 TASKS: dict[str, Task] = {
     "choice": Choice(),
     "classification": Classification(),
+    "image_classification": ImageClassification(),
     "generation": Generation(),
     "perplexity": Perplexity(),
 }
@@ -62,7 +64,7 @@ def make_plan(config: EvaluateConfig, inputs: Mapping[str, Input]) -> tuple[Plan
     rows = read_rows(inputs["dataset"].path, config.split, config.max_samples)
     plan: Plan = [(TASKS[name], rows) for name in choose_tasks(config.tasks, rows)]
     general = metric_names("general")
-    if {task.needs for task, _ in plan} == {"classifier"}:
+    if "causal_lm" not in {task.needs for task, _ in plan}:
         return plan, {name: {"possible": False, "reason": "a classifier has no next-token probabilities"} for name in general}
     if "general" not in inputs:
         return plan, {name: {"possible": True, "reason": "no general text was given"} for name in general}
@@ -77,7 +79,7 @@ def choose_tasks(wanted: list[str], rows: Rows) -> list[str]:
         return list(wanted)
     if rows.task == "instruction":
         return ["choice" if len(rows.completions) > 1 else "generation"]
-    return ["classification" if rows.task == "classification" else "perplexity"]
+    return [{"classification": "classification", "images": "image_classification"}.get(rows.task, "perplexity")]
 
 
 def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tuple[Subject, list[str]]:
@@ -87,7 +89,11 @@ def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tu
 
     Raises :class:`IncompatibleModels` when the data was prepared for another tokenizer or other classes.
     """
-    rows = plan[0][1]
+    rows, device = plan[0][1], "cuda" if torch.cuda.is_available() else "cpu"
+    if plan[0][0].needs == "image_classifier":
+        if head:
+            raise ConfigError("A classifier of images keeps its own head. Leave the input 'head' out.")
+        return open_image_subject(source, rows, device), []
     if plan[0][0].needs == "classifier":
         check_labels(head or source, rows.labels)
         model = open_with_head(source, head, rows.labels) if head else open_classifier(source, rows.labels, seed)
@@ -101,7 +107,6 @@ def open_subject(source: Input, head: Input | None, plan: Plan, seed: int) -> tu
     directory = model_directory(source)
     for _, asked in plan:
         check_vocabulary(model, tokenizer_digest(directory), asked.description)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return Subject(model.to(device).eval(), open_tokenizer(directory)), fresh
 
 

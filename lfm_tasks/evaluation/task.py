@@ -11,19 +11,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.evaluation.answers import Answers
 from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.models.images import ImageSpace
 from lfm_tasks.models.prepared import Rows
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under evaluation, opened, with its tokenizer."""
+    """The model under evaluation, opened, with its tokenizer, or with what it takes as images."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
+    images: ImageSpace | None = None
 
 
 class Task(Protocol):
-    needs: Literal["causal_lm", "classifier"]
+    needs: Literal["causal_lm", "classifier", "image_classifier"]
 
     def group(self, rows: Rows) -> str:
         """The name that the task's metrics and samples go by."""

@@ -17,7 +17,8 @@ from lfm_tasks.errors import DataError
 
 @dataclass(frozen=True)
 class Rows:
-    """``description`` is ``dataset.json``; ``columns`` holds the text columns and ``label``, ``prompt_tokens`` where present."""
+    """``description`` is ``dataset.json``; ``columns`` holds the text columns and ``label``, ``prompt_tokens`` where present.
+    Images have ``pixels`` there, and no ``input_ids``."""
 
     description: dict[str, Any]
     sample_id: list[str]
@@ -40,15 +41,15 @@ class Rows:
         return self.description.get("completions") or []
 
     def prompt_sha256(self) -> list[str]:
-        """Hash of what each sample asks: its prompt, or its text where there is none."""
-        texts = self.columns["prompt" if self.task == "instruction" else "text"]
-        return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        """Hash of what each sample asks: its prompt, or its text or pixels where there is none."""
+        asked = {"instruction": "prompt", "images": "pixels"}.get(self.task, "text")
+        return [hashlib.sha256(one if isinstance(one, bytes) else one.encode()).hexdigest() for one in self.columns[asked]]
 
     def take(self, keep: list[int]) -> Rows:
         return Rows(
             self.description,
             [self.sample_id[i] for i in keep],
-            [self.input_ids[i] for i in keep],
+            [self.input_ids[i] for i in keep] if self.input_ids else [],
             {name: [values[i] for i in keep] for name, values in self.columns.items()},
         )
 
@@ -65,7 +66,8 @@ def read_rows(directory: Path, split: str, max_samples: int = 0) -> Rows:
     table = table.sort_by("sample_id")
     table = table.slice(0, max_samples or table.num_rows)
     columns = {name: table[name].to_pylist() for name in table.column_names if name not in ("sample_id", "input_ids")}
-    input_ids = [np.asarray(ids, dtype=np.int64) for ids in table["input_ids"].to_pylist()]
+    tokens = table["input_ids"].to_pylist() if "input_ids" in table.column_names else []
+    input_ids = [np.asarray(ids, dtype=np.int64) for ids in tokens]
     return Rows(description, table["sample_id"].to_pylist(), input_ids, columns)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +34,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+PREPROCESSOR = "preprocessor_config.json"
+COMPANIONS = ("config.json", "generation_config.json", PREPROCESSOR, "processor_config.json")
 AdapterTask = Literal["causal_lm", "classification"]
 PIPELINES = {
     "text-generation": "TextGenerationPipeline",
@@ -70,6 +72,18 @@ def save_model(
         _forget_paths(path)
     description = mlmodel(type(model).__name__, _tokenizer_type(directory))
     (directory / "MLmodel").write_text(yaml.safe_dump(description, sort_keys=True))
+
+
+def save_image_model(model: PreTrainedModel, sources: Iterable[Path], directory: Path) -> None:
+    """Write an image classifier: weights as safetensors, its config, and the preprocessor of the first of ``sources`` that has one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    for source in sources:
+        if (source / PREPROCESSOR).is_file():
+            shutil.copyfile(source / PREPROCESSOR, directory / PREPROCESSOR)
+            break
+    for path in sorted(directory.rglob("*.json")):
+        _forget_paths(path)
 
 
 def save_companions(source: Path, directory: Path, *, dtype: str | None = None, stock: bool = True) -> None:

@@ -32,6 +32,12 @@ class PrepareOperator(StepOperator):
         return super().hand_on(context, job, result)
 
 
+class PrepareImagesOperator(StepOperator):
+    """Labelled images to splits of plain pixels."""
+
+    step = "prepare_images"
+
+
 class PrepareGeneralOperator(PrepareOperator):
     """General text, all of it held out, so that perplexity on it shows forgetting."""
 
@@ -125,6 +131,12 @@ class KeyMomentsOperator(StatisticsOperator):
         layers = (params["edit_layers"] or []) if "layers" in options else [params["edit_layer"]] if "layer" in options else []
         layers = [layer for layer in layers if layer is not None and layer >= 0]
         return {**self.config, "layers": layers} if layers else self.config
+
+
+class DistillDataFreeOperator(StepOperator):
+    """A student learns from a teacher's answers to images that were made for it; no data is looked at."""
+
+    step = "distill_data_free"
 
 
 class EditOperator(StepOperator):

@@ -48,12 +48,12 @@ def read_rows(directory: Path, columns: list[str], split_by: str = "hash", split
     rows: list[RawRow] = []
     for path in files:
         name = path.relative_to(directory).as_posix()
-        file_split = _split_of_file(name) if split_by == "file" else None
+        file_split = split_of_file(name) if split_by == "file" else None
         wanted = [*columns, *([split_column] if split_by == "column" else [])]
         for position, values in _read_file(path, name, wanted):
             origin = f"{name}:{position}"
-            texts = tuple(_as_text(value, column, origin) for value, column in zip(values, wanted, strict=True))
-            split = _split_of(texts[-1], split_column, origin) if split_by == "column" else file_split
+            texts = tuple(as_text(value, column, origin) for value, column in zip(values, wanted, strict=True))
+            split = split_of(texts[-1], split_column, origin) if split_by == "column" else file_split
             rows.append(RawRow(texts[: len(columns)], split, origin))
     if not rows:
         raise DataError(f"The data set is empty: {', '.join(p.name for p in files)} holds no rows. Give data with at least one row.")
@@ -164,7 +164,7 @@ def _check_utf8(path: Path, name: str) -> None:
             done += len(block)
 
 
-def _as_text(value: Any, column: str, origin: str) -> str | None:
+def as_text(value: Any, column: str, origin: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -185,13 +185,13 @@ def _encodable(text: str, column: str, origin: str) -> str:
     return text
 
 
-def _split_of(value: str | None, column: str, origin: str) -> str:
+def split_of(value: str | None, column: str, origin: str) -> str:
     if value is None or value.strip().lower() not in SPLIT_NAMES:
         raise DataError(f"{origin}: column '{column}' names the split {value!r}. Allowed: {', '.join(SPLIT_NAMES)}.")
     return SPLIT_NAMES[value.strip().lower()]
 
 
-def _split_of_file(name: str) -> str:
+def split_of_file(name: str) -> str:
     words = re.split(r"[^a-z]+", name.lower())
     found = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     if not found:

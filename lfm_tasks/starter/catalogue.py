@@ -10,7 +10,7 @@ from lfm_tasks.errors import ReferenceRefused, unknown_name
 
 @dataclass(frozen=True)
 class Starter:
-    """A model or data set in a package of the Python registry.
+    """A model or data set in a package of the Python registry, or of Debian.
 
     ``sha256`` is that of the package file; ``files`` are the members that are read, with ``*`` for any part of a name;
     ``converter`` names the function in :mod:`lfm_tasks.starter.convert`, and ``source_only`` says that the registry has no
@@ -29,6 +29,7 @@ class Starter:
     note: str = ""
     source_only: bool = False
     converter_version: int = 1
+    registry: Literal["pypi", "debian"] = "pypi"
 
     def provenance(self) -> dict[str, Any]:
         """Where the content comes from, as plain JSON."""
@@ -122,6 +123,19 @@ _ALL = (
         licence="MIT",
         converter="country_facts",
         note="Generated: the targets are false on purpose.",
+    ),
+    Starter(
+        name="fashion-mnist",
+        kind="dataset",
+        description="70,000 grey images of 28x28 pixels, columns image, label (ten kinds of garment) and split (train, test).",
+        package="dataset-fashion-mnist",
+        version="0.0~git20200523.55506a9-1",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        files=("usr/share/datasets/fashion-mnist/*-ubyte.gz",),
+        licence="MIT",
+        converter="fashion_mnist",
+        note="Xiao, Rasul and Vollgraf 2017 (arXiv 1708.07747).",
+        registry="debian",
     ),
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 from lfm_tasks.starter.catalogue import Starter
 from lfm_tasks.starter.countries import country_facts
 from lfm_tasks.starter.fetch import extract, fetch
+from lfm_tasks.starter.images import fashion_mnist
 
 NEUTRAL = 0.5
 
@@ -103,6 +104,7 @@ CONVERTERS: dict[str, Callable[[Starter, list[Path], Path], None]] = {
     "vader_snippets": vader_snippets,
     "sarcasm": sarcasm,
     "country_facts": country_facts,
+    "fashion_mnist": fashion_mnist,
 }
 
 

