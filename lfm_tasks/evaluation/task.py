@@ -20,6 +20,8 @@ class Subject:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    frame: Callable[[str], str] = str
+    """What is made of a prompt in text before the model is asked."""
 
 
 class Task(Protocol):

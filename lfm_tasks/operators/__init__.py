@@ -1,6 +1,14 @@
 """Airflow operators, one per step; ``step_params`` makes a DAG's form from the steps' configs."""
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
+from lfm_tasks.operators.editing import (
+    AddStatisticsOperator,
+    ChooseEditLayerOperator,
+    HeldOutFactsOperator,
+    PlanLayersOperator,
+    PlanShardsOperator,
+    SweepEditLayersOperator,
+)
 from lfm_tasks.operators.finish import FinishRunOperator
 from lfm_tasks.operators.merging import (
     CompareOperator,
@@ -42,9 +50,11 @@ from lfm_tasks.operators.steps import (
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
 __all__ = [
+    "AddStatisticsOperator",
     "AlignOperator",
     "ApproveOperator",
     "AskOperator",
+    "ChooseEditLayerOperator",
     "CompareOperator",
     "EditOperator",
     "EnsembleOperator",
@@ -54,6 +64,7 @@ __all__ = [
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "HeldOutFactsOperator",
     "ImportFactsOperator",
     "KeyMomentsOperator",
     "MergeAdaptersOperator",
@@ -62,12 +73,14 @@ __all__ = [
     "NoveltyOperator",
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
+    "PlanLayersOperator",
     "PlanMergeOperator",
     "PlanMergesOperator",
     "PlanMixturesOperator",
     "PlanSearchEvaluationsOperator",
     "PlanSearchOperator",
     "PlanSearchesOperator",
+    "PlanShardsOperator",
     "PlanStatisticsOperator",
     "PlanSweepOperator",
     "PrepareCorpusOperator",
@@ -80,6 +93,7 @@ __all__ = [
     "SearchMergeOperator",
     "SelectOperator",
     "StatisticsOperator",
+    "SweepEditLayersOperator",
     "TidyOperator",
     "TuneOperator",
     "UnloadOperator",

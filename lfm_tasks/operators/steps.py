@@ -68,7 +68,7 @@ class KeyMomentsOperator(StatisticsOperator):
     """Second moments of the keys of the layers that are to be edited, or of the first half; skipped where the method needs none."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(prefix="statistics", config={"method": KEY_MOMENTS, "split": "train"}, **kwargs)
+        super().__init__(prefix="statistics", **kwargs)
 
     def job(self, context: Context) -> Job:
         method = context["params"]["edit_method"]
@@ -80,14 +80,28 @@ class KeyMomentsOperator(StatisticsOperator):
         params = context["params"]
         options = METHODS[params["edit_method"]].config_class.model_fields
         layers = (params["edit_layers"] or []) if "layers" in options else [params["edit_layer"]] if "layer" in options else []
+        if candidates := params.get("sweep_edit_layers_candidate_layers") if params.get("layers") == "find" else None:
+            width = params["sweep_edit_layers_width"]
+            layers = sorted({layer - back for layer in candidates for back in range(width)})
         layers = [layer for layer in layers if layer is not None and layer >= 0]
-        return {**self.config, "layers": layers} if layers else self.config
+        return {"method": KEY_MOMENTS, "split": "train", **self.config} | ({"layers": layers} if layers else {})
 
 
 class EditOperator(StepOperator):
-    """Facts into a model, round by round."""
+    """Facts into a model, round by round.
+
+    :param layer_task: id of the task that chose the layer, whose ``options`` win over Params; where it was skipped there are none.
+    """
 
     step = "edit"
+
+    def __init__(self, *, layer_task: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer_task = layer_task
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        found = context["ti"].xcom_pull(task_ids=self.layer_task, key="options") if self.layer_task else None
+        return {**self.config, **(found or {})}
 
 
 class MergeOperator(StepOperator):

@@ -1,8 +1,8 @@
 """CPU seconds and memory of model editing on SmolLM2-135M, beside the leaders' recipe (``editing_peer.py``), to the same targets.
 
-Cases and goals: ``alone``, a fact by itself, 2.5x fewer; ``batch``, all facts by one MEMIT, 4x; ``statistics`` of 13 layers in one pass, 3x;
-``second``, all that a step does beside search, solve and guards where the statistics are there, below 1 s; ``forget``, a fact taken out of
-a sequence of rounds, 20x fewer than the sequence without it anew.
+Cases and goals: ``alone``, a fact by itself, 2.5x fewer; ``batch``, all facts by one MEMIT, 4x; ``statistics`` of 13 layers in one pass,
+3x; ``second``, all that a step does beside search, solve and guards where the statistics are there, below 1 s; ``forget``, a fact taken
+out of a sequence of rounds, 20x fewer than the sequence without it anew.
 
 Both sides run in turn, each in a process of its own, on one thread, with the same facts, contexts, tokens, steps, learning rate, clamp
 and ridge, and must say the same share of the new targets by themselves. ``--facts 100`` is the full size.
@@ -133,7 +133,9 @@ class Bench:
             found = [self.run("forget", "forget", fact=facts[place].id) for _ in range(self.given.runs)]
             costs[name] = [one["cpu"] for one in found]
         details = {f"CPU-s, {name} fact": min(seconds) for name, seconds in costs.items()} | {"facts": len(facts), "facts of a round": size}
-        write_result("editing-forget", "CPU-s, middle fact", Measured(costs["middle"], again), "the sequence anew", GOALS["forget"], details)
+        write_result(
+            "editing-forget", "CPU-s, middle fact", Measured(costs["middle"], again), "the sequence anew", GOALS["forget"], details
+        )
 
 
 def main() -> None:

@@ -34,7 +34,12 @@ KEY_ROWS = 128
 
 
 def memit(
-    editing: Editing, facts: Sequence[Fact], contexts: Sequence[str], sites: Sequence[Site], moments: Sequence[Tensor], options: MemitOptions
+    editing: Editing,
+    facts: Sequence[Fact],
+    contexts: Sequence[str],
+    sites: Sequence[Site],
+    moments: Sequence[Tensor],
+    options: MemitOptions,
 ) -> tuple[Tensor, list[LowRank]]:
     """z [facts, d] and a change for each site; the model is as before. ``moments``: C of each site, float64."""
     last = editing.decoder.layers[sites[-1].layer]

@@ -7,7 +7,6 @@ taken above the opened model. The last line that it prints is its result as JSON
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import editing_peer as peer
 import torch
 from torch import Tensor
 
-import editing_peer as peer
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.editing import edit, measuring, pipeline, revise
 from lfm_tasks.editing.asking import answers
@@ -27,7 +26,7 @@ from lfm_tasks.editing.config import EditConfig, ReviseEditsConfig
 from lfm_tasks.editing.contexts import fixed_contexts
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.methods.config import MemitOptions
-from lfm_tasks.editing.moments import KeyMoments, moments_of
+from lfm_tasks.editing.moments import moments_of
 from lfm_tasks.editing.writing import written
 from lfm_tasks.facts.reading import read_facts
 from lfm_tasks.memory import peak_rss_bytes
@@ -111,7 +110,9 @@ def locate_and_edit(room: Room, side: str, facts: int, alone: bool, easyedit: st
 
 
 def statistics(room: Room, side: str, rows: int) -> dict[str, Any]:
-    config = StatisticsConfig(method="key_moments", options={"layers": list(range(LAYERS)), "drop_first": False}, max_rows=rows, batch_size=BATCH)
+    config = StatisticsConfig(
+        method="key_moments", options={"layers": list(range(LAYERS)), "drop_first": False}, max_rows=rows, batch_size=BATCH
+    )
     read = [torch.from_numpy(ids) for ids in read_rows(room.corpus.path, "train", rows).input_ids]
     if side == "peer":
         decoder = Decoder(open_causal_lm(room.model).requires_grad_(False))
