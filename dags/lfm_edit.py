@@ -7,29 +7,20 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
-from lfm_tasks.form import config_fields
 from lfm_tasks.operators import (
-    AddStatisticsOperator,
-    ChooseEditLayerOperator,
     EditOperator,
     EvaluateEditsOperator,
     FinishRunOperator,
-    HeldOutFactsOperator,
     ImportFactsOperator,
     KeyMomentsOperator,
-    PlanLayersOperator,
-    PlanShardsOperator,
     PrepareCorpusOperator,
     PrepareGeneralOperator,
-    SweepEditLayersOperator,
 )
-from lfm_tasks.operators.editing import layers_param
-from lfm_tasks.operators.params import airflow_params, reference_param, step_params
+from lfm_tasks.operators.editing import find_layer, layer_params
+from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
-from lfm_tasks.steps import STEPS
 
 HEAVY = {"pool": "cpu_heavy"}
-SWEEP, STATISTICS = STEPS["sweep_edit_layers"], STEPS["statistics"]
 
 with DAG(
     dag_id="lfm_edit",
@@ -42,16 +33,17 @@ another are refused before anything runs. *known* asks the unedited model first:
 or refused, as the form says.
 
 **Layers.** Named in the form, or those that the method has by default, or *find for me*: each candidate layer is tried on known facts of
-*held-out facts* whose subjects are not edited (a task for each part of the layers), and the best one is edited. Where nearly all known
-facts are edited, the report of *choose_layer* says how many of them the choice saw.
+*held-out facts* whose subjects are not edited (*sweep_layers*, a task for each part of the layers), and the best one is edited. Where
+nearly all known facts are edited, the report of *choose_layer* says how many of them the choice saw. *statistics* has a task for each
+shard of the corpus.
 
-**Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, in as many shards as the form says, for the
-methods that locate a fact and write it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses
-a limit is taken back, the facts at fault are found and put into quarantine, the others are written. *evaluate* asks base, champion and
-challenger: success, paraphrases, neighbours, what follows from a fact, answers of their own beside forced ones, and perplexity on
-general text. *gate* compares challenger and champion; *ask*, *approve* and *promote* are those of `lfm_adapt`. The edit itself is an
-artifact of low-rank changes beside the base: every version is got back exactly, by `lfm_rollback` or from the adapter. Methods that keep
-the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a plain model.
+**Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and write
+it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses a limit is taken back, the facts
+at fault are found and put into quarantine, the others are written. *evaluate* asks base, champion and challenger: success,
+paraphrases, neighbours, what follows from a fact, answers of their own beside forced ones, and perplexity on general text. *gate*
+compares challenger and champion; *ask*, *approve* and *promote* are those of `lfm_adapt`. The edit itself is an artifact of low-rank
+changes beside the base: every version is got back exactly, by `lfm_rollback` or from the adapter. Methods that keep the weights (GRACE,
+WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a plain model.
 """,
     schedule=None,
     catchup=False,
@@ -63,21 +55,14 @@ the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is pr
         "facts": reference_param(
             "data", "starter://country-facts", "Facts", "Files of facts; empty where they are typed in.", optional=True
         ),
-        "layers": layers_param(),
-        "held_out_facts": reference_param(
-            "data", "starter://country-facts", "Held-out facts", "Facts on which the layer is found, without those that are edited."
-        ),
         "corpus": reference_param(
             "data", "starter://bbc-news", "Corpus", "Text on which the model's keys are gathered; what it says there shall stay."
         ),
         "general": reference_param(
             "data", "starter://nyt-editorials", "General text", "Held-out text for perplexity; empty for none.", optional=True
         ),
+        **layer_params(),
         **step_params("import_facts"),
-        **airflow_params(
-            config_fields(STATISTICS.config_class, STATISTICS.name, STATISTICS.title, skip=["method", "options", "split", "shard", "seed"])
-        ),
-        **airflow_params(config_fields(SWEEP.config_class, SWEEP.name, SWEEP.title, skip=["method", "options", "shard"])),
         **step_params("edit", skip=["save_merged", "save_lora"]),
         **step_params("evaluate_edits", skip=["mode", "split"]),
         **promotion_params(model_name="edited"),
@@ -91,32 +76,16 @@ the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is pr
     facts = known.output["known"]
     corpus = PrepareCorpusOperator(task_id="prepare_corpus", references={"data": "{corpus}", "model": "{model}"}, **HEAVY)
     general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
-    shards = PlanShardsOperator(task_id="shards")
-    moments = KeyMomentsOperator.partial(
+    statistics = KeyMomentsOperator.in_shards(
         task_id="statistics", references={"model": "{model}"}, inputs={"dataset": corpus.output["dataset"]}, **HEAVY
-    ).expand(config=shards.output)
-    statistics = AddStatisticsOperator(task_id="add_statistics", statistics_task="statistics", **HEAVY)
-    layers = PlanLayersOperator(task_id="layers")
-    others = ImportFactsOperator(task_id="others", references={"data": "{held_out_facts}"}, config={"facts": [], "max_facts": 0})
-    held_out = HeldOutFactsOperator(
-        task_id="held_out", references={"model": "{model}"}, inputs={"facts": others.output["dataset"]}, **HEAVY
     )
-    given = {"statistics": statistics.output["statistics"], "general": general.output["dataset"]}
-    sweep = SweepEditLayersOperator.partial(
-        task_id="sweep_layers",
-        references={"model": "{model}"},
-        inputs={"facts": held_out.output["known"], "edited": facts} | given,
-        trigger_rule="none_failed",
-        **HEAVY,
-    ).expand(config=layers.output)
-    choose_layer = ChooseEditLayerOperator(task_id="choose_layer", sweep_task="sweep_layers")
     edit = EditOperator(
         task_id="edit",
         references={"model": "{model}"},
-        inputs={"facts": facts} | given,
-        layer_task="choose_layer",
+        inputs={"facts": facts, "statistics": statistics.output["statistics"], "general": general.output["dataset"]},
         config={"save_merged": True},
         outlets=[NEW_MODEL],
+        layer_task="choose_layer",
         trigger_rule="none_failed",
         **HEAVY,
     )
@@ -136,7 +105,5 @@ the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is pr
     promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], edit.output["model"])
     finish = FinishRunOperator(task_id="finish")
 
-    corpus >> moments >> statistics
-    layers >> others
-    sweep >> choose_layer >> edit
+    find_layer(facts, statistics.output["statistics"], general.output["dataset"], **HEAVY) >> edit
     [evaluate_base, promote] >> finish.as_teardown()

@@ -2,11 +2,9 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.editing import (
-    AddStatisticsOperator,
     ChooseEditLayerOperator,
     HeldOutFactsOperator,
     PlanLayersOperator,
-    PlanShardsOperator,
     SweepEditLayersOperator,
 )
 from lfm_tasks.operators.finish import FinishRunOperator
@@ -23,6 +21,7 @@ from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.searching import PlanSearchesOperator, PlanSearchEvaluationsOperator, PlanSearchOperator
 from lfm_tasks.operators.steps import (
+    AddStatisticsOperator,
     AlignOperator,
     ConnectOperator,
     EditOperator,
@@ -36,6 +35,7 @@ from lfm_tasks.operators.steps import (
     MergeOperator,
     MixOperator,
     NoveltyOperator,
+    PlanShardsOperator,
     PrepareCorpusOperator,
     PrepareGeneralOperator,
     PrepareOperator,

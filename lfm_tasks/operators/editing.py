@@ -1,4 +1,4 @@
-"""Editing through Airflow: key moments in shards, and the layer that takes edits best, found on facts that are not edited."""
+"""The layer that takes edits best, found on facts that are not edited."""
 
 from __future__ import annotations
 
@@ -8,60 +8,60 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.form import config_values, override
+from lfm_tasks.form import config_fields, config_values, override
 from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
-from lfm_tasks.operators.steps import KEY_MOMENTS, EvaluateEditsOperator
+from lfm_tasks.operators.params import airflow_params, reference_param
+from lfm_tasks.operators.steps import FIND, EvaluateEditsOperator, ImportFactsOperator
 from lfm_tasks.runner.job import Job, JobResult, numbered_inputs
 from lfm_tasks.steps import STEPS
 
-GIVEN, FIND = "given", "find"
-SHARDS, TASKS = "statistics_shards", "sweep_edit_layers_shards"
+GIVEN = "given"
+EVERY_FACT = {"facts": [], "format": "auto", "max_facts": 0}
+"""Of a file, none of those typed in."""
+TASKS = "sweep_edit_layers_shards"
 LAYERS = ("layer", "layers")
 
 
-def layers_param() -> Param:
-    """Whether the layers to edit are those of the form, or are looked for."""
-    return Param(
+def layer_params() -> dict[str, Param]:
+    """The form of :func:`find_layer` and of statistics in shards."""
+    statistics, sweep = STEPS["statistics"], STEPS[SweepEditLayersOperator.step]
+    choice = Param(
         GIVEN,
+        type="string",
         enum=[GIVEN, FIND],
         values_display={GIVEN: "Those named below, or the method's own", FIND: "Find for me"},
         title="Layers",
         description="Find for me: candidate layers are tried on known facts that are not to be edited, and the best one is edited.",
         section="What to work on",
     )
+    held_out = reference_param(
+        "data", "starter://country-facts", "Held-out facts", "Facts on which the layer is found, without those that are edited."
+    )
+    fields = config_fields(statistics.config_class, statistics.name, statistics.title, skip=["method", "options", "split", "shard", "seed"])
+    fields |= config_fields(sweep.config_class, sweep.name, sweep.title, skip=["method", "options", "shard"])
+    return {"layers": choice, "held_out_facts": held_out, **airflow_params(fields)}
 
 
-class PlanShardsOperator(BaseOperator):
-    """The shards of *statistics* (Param ``statistics_shards``); none for a method that needs no key moments."""
+def find_layer(facts: Any, statistics: Any, general: Any, **heavy: Any) -> StepOperator:
+    """Wire the tasks ``layers``, ``others``, ``held_out``, ``sweep_layers`` and ``choose_layer``; returns the last. They are skipped unless
+    the form wants the layer to be found.
 
-    def execute(self, context: Context) -> list[dict[str, Any]]:
-        params = context["params"]
-        needed = METHODS[params["edit_method"]].needs == KEY_MOMENTS
-        return [{"shard": place} for place in range(params[SHARDS])] if needed else []
-
-
-class AddStatisticsOperator(StepOperator):
-    """The sums of all shards; a single one is handed on as it is.
-
-    :param statistics_task: id of the mapped statistics task.
+    :param facts: that are to be edited; ``statistics`` and ``general``: what the edit is given beside them.
     """
-
-    step = "add_statistics"
-
-    def __init__(self, *, statistics_task: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.statistics_task = statistics_task
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        parts = [one for one in mapped_outputs(context, self.statistics_task, "statistics", context["params"][SHARDS]) if one]
-        if len(parts) == 1:
-            context["ti"].xcom_push(key="statistics", value=parts[0])
-            return {"outputs": {"statistics": parts[0]}}
-        self.inputs = {"statistics": parts}
-        return super().execute(context)
+    model = {"model": "{model}"}
+    layers = PlanLayersOperator(task_id="layers")
+    others = ImportFactsOperator(task_id="others", references={"data": "{held_out_facts}"}, config=EVERY_FACT)
+    held_out = HeldOutFactsOperator(task_id="held_out", references=model, inputs={"facts": others.output["dataset"]}, **heavy)
+    given = {"facts": held_out.output["known"], "edited": facts, "statistics": statistics, "general": general}
+    sweep = SweepEditLayersOperator.partial(
+        task_id="sweep_layers", references=model, inputs=given, trigger_rule="none_failed", **heavy
+    ).expand(config=layers.output)
+    choose = ChooseEditLayerOperator(task_id="choose_layer", sweep_task="sweep_layers")
+    layers >> others
+    sweep >> choose
+    return choose
 
 
 class PlanLayersOperator(BaseOperator):

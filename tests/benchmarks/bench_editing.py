@@ -127,7 +127,7 @@ class Bench:
         again = []
         for _ in range(self.given.runs):
             shutil.rmtree(self.root / "sequence-edited", ignore_errors=True)
-            again.append(self.run("sequence", "sequence", size=size)["cpu"] * (len(facts) - 1) / len(facts))
+            again.append(self.run("sequence", "sequence", size=size, steps=self.given.steps)["cpu"] * (len(facts) - 1) / len(facts))
         costs = {}
         for name, place in (("first", 0), ("middle", len(facts) // 2), ("last", -1)):
             found = [self.run("forget", "forget", fact=facts[place].id) for _ in range(self.given.runs)]
@@ -142,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", type=int, default=8, help="of the batch and the sequence; 100 is the full size")
     parser.add_argument("--alone", type=int, default=4, help="most facts that are edited alone")
+    parser.add_argument("--steps", type=int, default=20, help="of the search for a value in the sequence, at the most")
     parser.add_argument("--rows", type=int, default=96, help="of the corpus")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--cases", nargs="+", choices=GOALS, default=list(GOALS))

@@ -157,10 +157,10 @@ def second_set(room: Room) -> dict[str, Any]:
     return costs | {"overhead": costs["cpu"] - work + spent.get("factor", 0.0), "parts": spent}
 
 
-def sequence(room: Room, size: int) -> dict[str, Any]:
+def sequence(room: Room, size: int, steps: int) -> dict[str, Any]:
     """All facts in rounds, as the step writes them."""
     inputs = {"model": room.model, "facts": room.given("sequence"), "statistics": room.statistics}
-    config = EditConfig(method="memit", round_size=size, guard="off", options={"targets": "base"})
+    config = EditConfig(method="memit", round_size=size, guard="off", options={"targets": "base", "steps": steps})
     outcome, costs = measured(lambda: edit.run(config, inputs, room.context("sequence")))
     outcome.outputs["adapter"].path.rename(room.root / "sequence-edited")
     return costs

@@ -89,7 +89,7 @@ def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input,
     counts = {"asked": len(asked), "known": len(known), "kept": len(left)}
     (directory / "known.json").write_text(json.dumps(counts, sort_keys=True) + "\n")
     metrics = {f"facts/{name}": float(count) for name, count in counts.items()}
-    return Outcome({"known": Output("dataset", directory)}, metrics, counts | {"protocol": config.protocol})
+    return Outcome({"known": Output("dataset", directory)}, metrics, counts)
 
 
 def _not_known(facts: Sequence[Fact], known: Sequence[Fact], said: Mapping[str, str]) -> str:
