@@ -30,12 +30,9 @@ with DAG(
 **Facts.** A file of facts (CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits, or the platform's own rows), or facts typed in:
 `[{"subject": "France", "prompt": "The capital of {} is", "target_true": "Paris", "target_new": "Rome"}]`. Facts that contradict one
 another are refused before anything runs. *known* asks the unedited model first: a fact that it does not know is left out, handed on
-or refused, as the form says.
-
-**Layers.** Named in the form, or those that the method has by default, or *find for me*: each candidate layer is tried on known facts of
-*held-out facts* whose subjects are not edited (*sweep_layers*, a task for each part of the layers), and the best one is edited. Where
-nearly all known facts are edited, the report of *choose_layer* says how many of them the choice saw. *statistics* has a task for each
-shard of the corpus.
+or refused, as the form says. The layers are named in the form, or those that the method has by default, or *found for you*: each
+candidate is tried on known facts of *held-out facts* whose subjects are not edited (*sweep_layers*, a task for each part of the layers),
+and the best one is edited. Where nearly all known facts are edited, the report of *choose_layer* says how many of them the choice saw.
 
 **Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and write
 it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses a limit is taken back, the facts
@@ -61,10 +58,10 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
         "general": reference_param(
             "data", "starter://nyt-editorials", "General text", "Held-out text for perplexity; empty for none.", optional=True
         ),
-        **layer_params(),
         **step_params("import_facts"),
         **step_params("edit", skip=["save_merged", "save_lora"]),
         **step_params("evaluate_edits", skip=["mode", "split"]),
+        **layer_params(),
         **promotion_params(model_name="edited"),
     },
 ) as dag:
