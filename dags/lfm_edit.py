@@ -16,6 +16,7 @@ from lfm_tasks.operators import (
     PrepareCorpusOperator,
     PrepareGeneralOperator,
 )
+from lfm_tasks.operators.editing import find_layer, layer_params
 from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
@@ -29,7 +30,9 @@ with DAG(
 **Facts.** A file of facts (CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits, or the platform's own rows), or facts typed in:
 `[{"subject": "France", "prompt": "The capital of {} is", "target_true": "Paris", "target_new": "Rome"}]`. Facts that contradict one
 another are refused before anything runs. *known* asks the unedited model first: a fact that it does not know is left out, handed on
-or refused, as the form says.
+or refused, as the form says. The layers are named in the form, or those that the method has by default, or *found for you*: each
+candidate is tried on known facts of *held-out facts* whose subjects are not edited (*sweep_layers*, a task for each part of the layers),
+and the best one is edited. Where nearly all known facts are edited, the report of *choose_layer* says how many of them the choice saw.
 
 **Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and write
 it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses a limit is taken back, the facts
@@ -58,6 +61,7 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
         **step_params("import_facts"),
         **step_params("edit", skip=["save_merged", "save_lora"]),
         **step_params("evaluate_edits", skip=["mode", "split"]),
+        **layer_params(),
         **promotion_params(model_name="edited"),
     },
 ) as dag:
@@ -69,7 +73,7 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
     facts = known.output["known"]
     corpus = PrepareCorpusOperator(task_id="prepare_corpus", references={"data": "{corpus}", "model": "{model}"}, **HEAVY)
     general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
-    statistics = KeyMomentsOperator(
+    statistics = KeyMomentsOperator.in_shards(
         task_id="statistics", references={"model": "{model}"}, inputs={"dataset": corpus.output["dataset"]}, **HEAVY
     )
     edit = EditOperator(
@@ -78,6 +82,7 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
         inputs={"facts": facts, "statistics": statistics.output["statistics"], "general": general.output["dataset"]},
         config={"save_merged": True},
         outlets=[NEW_MODEL],
+        layer_task="choose_layer",
         trigger_rule="none_failed",
         **HEAVY,
     )
@@ -97,4 +102,5 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
     promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], edit.output["model"])
     finish = FinishRunOperator(task_id="finish")
 
+    find_layer(facts, statistics.output["statistics"], general.output["dataset"], **HEAVY) >> edit
     [evaluate_base, promote] >> finish.as_teardown()

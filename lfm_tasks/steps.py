@@ -382,6 +382,9 @@ STEPS.add(
         inputs={
             "model": InputSpec(("model", "adapter"), "Decoder to edit; of edits their base is tried."),
             "facts": InputSpec(("dataset",), "Facts that the model knows, as evaluate_edits finds them."),
+            "edited": InputSpec(
+                ("dataset",), "Facts that are to be edited: the layer is not chosen on what is about their subjects.", required=False
+            ),
             "statistics": InputSpec(
                 ("statistics",), "Second moments of the keys of all candidate layers; for methods that use them.", required=False
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from lfm_tasks.errors import DataError
-from lfm_tasks.models.tokenizers import special_frame
+from lfm_tasks.models.tokenizers import chat_prompt, special_frame
 
 _REPLY = "REPLY-STANDS-HERE"
 
@@ -30,14 +30,13 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> None:
         if not tokenizer.chat_template:
             raise DataError("The model has no chat template. Set template to 'plain', or take a model that was tuned to chat.")
-        self._tokenizer = tokenizer
+        self._tokenizer, self._system_prompt = tokenizer, system_prompt
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         self.prefix: list[int] = []
         self.closing = self._closing()
 
     def prompt(self, text: str) -> str:
-        turns = [*self._system, {"role": "user", "content": text}]
-        return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return chat_prompt(self._tokenizer, text, self._system_prompt)
 
     def completion(self, text: str) -> str:
         return text.strip()

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.facts.locate import encode
 from lfm_tasks.facts.record import Fact
-from lfm_tasks.models.partial import until_seen
+from lfm_tasks.models.partial import Start, until_seen
 
 PASS_TOKENS = 2048
 """Tokens of one pass, padding counted."""
@@ -28,15 +28,33 @@ class SubjectRows:
 
     def states(self, editing: Editing, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> list[Tensor]:
         """What the modules are given or give at the subjects' last tokens, [facts, contexts, width] each."""
-        order = sorted(range(len(self.rows)), key=lambda place: len(self.rows[place]))
+        return Climb(self, editing).states(inputs, outputs)
+
+
+class Climb:
+    """Passes over the same rows while weights change from layer to layer, upwards: what the layers below gave is not computed again."""
+
+    def __init__(self, rows: SubjectRows, editing: Editing) -> None:
+        self.rows, self.decoder = rows, editing.decoder
+        order = sorted(range(len(rows.rows)), key=lambda place: len(rows.rows[place]))
+        self.chunks = batches(order, [len(row) for row in rows.rows])
+        self.back = torch.tensor(order).argsort()
+        self.starts: list[Start | None] = [None] * len(self.chunks)
+
+    def states(self, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = (), following: int | None = None) -> list[Tensor]:
+        """As those of the rows. The next pass starts at the layer ``following``, of whose weights it may find others; without one, where
+        this pass did."""
         found: list[list[Tensor]] = [[] for _ in (*inputs, *outputs)]
-        for chunk in batches(order, [len(row) for row in self.rows]):
-            last = torch.tensor([len(self.rows[place]) - 1 for place in chunk])
-            ids = pad_sequence([self.rows[place] for place in chunk], batch_first=True)
-            for kept, states in zip(found, until_seen(editing.decoder, ids, inputs, outputs), strict=True):
+        above = [] if following is None else [self.decoder.layers[following]]
+        for place, chunk in enumerate(self.chunks):
+            last = torch.tensor([len(self.rows.rows[row]) - 1 for row in chunk])
+            ids = pad_sequence([self.rows.rows[row] for row in chunk], batch_first=True)
+            seen = until_seen(self.decoder, ids, [*above, *inputs], outputs, self.starts[place])
+            if following is not None:
+                self.starts[place] = following, seen.pop(0)
+            for kept, states in zip(found, seen, strict=True):
                 kept.append(states[torch.arange(len(chunk)), last].cpu())
-        back = torch.tensor(order).argsort()
-        return [torch.cat(kept)[back].unflatten(0, (-1, self.contexts)) for kept in found]
+        return [torch.cat(kept)[self.back].unflatten(0, (-1, self.rows.contexts)) for kept in found]
 
 
 def subject_rows(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str]) -> SubjectRows:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lfm_tasks.editing import solvers
 from lfm_tasks.editing.contexts import fixed_contexts, mean_weights, sampled_contexts
 from lfm_tasks.editing.filters import rect
-from lfm_tasks.editing.keys import SubjectRows, subject_rows
+from lfm_tasks.editing.keys import Climb, subject_rows
 from lfm_tasks.editing.method import Edit, Editing
 from lfm_tasks.editing.methods.config import BatchOptions, LocatedOptions, RomeOptions
 from lfm_tasks.editing.moments import Isotropic, KeyMoments, moments_of
@@ -75,12 +75,12 @@ def locate_and_edit(editing: Editing, facts: Sequence[Fact], sites: Sequence[Sit
     modules = shifted_modules(editing.decoder, last, recipe)
     targets = _targets(editing, facts, contexts, last, modules, options)
     wanted, length = anchored(targets, editing.state.get(LENGTH) if options.anchor else None)
-    rows = subject_rows(editing, facts, contexts if recipe.keys == "contexts" else contexts[:1])
+    climb = Climb(subject_rows(editing, facts, contexts if recipe.keys == "contexts" else contexts[:1]), editing)
     state: dict[str, Tensor] = {LENGTH: length} if options.anchor else {}
     changes, measured = [], []
     with restored(editing.model, [site.name for site in sites]):
         for place, (site, known) in enumerate(zip(sites, moments, strict=True)):
-            written = _Layer(editing, site, known, rows, options, recipe)
+            written = _Layer(editing, site, known, climb, options, recipe)
             change = written.solve(modules[-1], wanted.double(), recipe.divisor(len(sites) - place))
             changes.append(change)
             state |= written.state
@@ -119,14 +119,14 @@ def anchored(targets: Targets, length: Tensor | None) -> tuple[Tensor, Tensor]:
 class _Layer:
     """One layer's solve."""
 
-    def __init__(self, editing: Editing, site: Site, moments: KeyMoments, rows: SubjectRows, options: BatchOptions, recipe: Recipe) -> None:
-        self.editing, self.site, self.moments, self.rows, self.options, self.recipe = editing, site, moments, rows, options, recipe
+    def __init__(self, editing: Editing, site: Site, moments: KeyMoments, climb: Climb, options: BatchOptions, recipe: Recipe) -> None:
+        self.editing, self.site, self.moments, self.climb, self.options, self.recipe = editing, site, moments, climb, options, recipe
         self.state: dict[str, Tensor] = {}
 
     def solve(self, module: nn.Module, wanted: Tensor, divisor: float) -> LowRank:
         """``wanted`` [facts, d] of ``module``, whose part this layer writes."""
-        contextual, given = self.rows.states(self.editing, [self.site.module], [module])
-        weights = mean_weights(self.rows.contexts, self.options.averaging)
+        contextual, given = self.climb.states([self.site.module], [module], following=self.site.layer)
+        weights = mean_weights(self.climb.rows.contexts, self.options.averaging)
         fact, mix, self.cosine = solvers.columns(contextual.double(), weights, self.options.two_keys)
         keys = solvers.mixed(contextual.double(), fact, mix)
         now = given[:, 0].double()[fact].T if self.recipe.measured == "bare" else solvers.mixed(given.double(), fact, mix)

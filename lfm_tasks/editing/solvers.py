@@ -48,7 +48,7 @@ def solve(residuals: Tensor, keys: Tensor, directions: Tensor, ridge: float, ear
     system = keys.T @ directions
     system = (system + system.T) / 2 + ridge * torch.eye(len(system), dtype=system.dtype)
     factor, failed = torch.linalg.cholesky_ex(system)
-    condition = float(torch.linalg.cond(system)) if not failed else float("inf")
+    condition = spread(system) if not failed else float("inf")
     if failed or not condition < 1e14:
         raise DataError(
             f"The keys of {keys.shape[1]} facts cannot be told apart (condition {condition:.1g}): subjects that are the same, or the same "
@@ -62,7 +62,13 @@ def direct(residuals: Tensor, keys: Tensor, preserved: Tensor) -> Solution:
     """R K^T (M + K K^T)^-1 by a d_k x d_k system: MEMIT for M = lambda C (+ K_p K_p^T). For as many keys as dimensions, or more."""
     system = preserved + keys @ keys.T
     right = torch.cholesky_solve(keys, torch.linalg.cholesky(system))
-    return Solution(residuals, right, float(torch.linalg.cond(system)))
+    return Solution(residuals, right, spread(system))
+
+
+def spread(system: Tensor) -> float:
+    """Condition of a symmetric positive definite matrix; infinite where rounding takes it for singular."""
+    values = torch.linalg.eigvalsh(system)
+    return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
 
 def strengths(keys: Tensor, directions: Tensor) -> Tensor:

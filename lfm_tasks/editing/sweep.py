@@ -22,7 +22,7 @@ from lfm_tasks.editing.method import Editing, EditMethod
 from lfm_tasks.editing.sweep_config import SweepEditLayersConfig
 from lfm_tasks.editing.sweep_report import Row, write_report
 from lfm_tasks.editing.writing import written
-from lfm_tasks.errors import DataError
+from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.facts.edited import was_edited
 from lfm_tasks.facts.reading import read_facts
 from lfm_tasks.facts.record import Fact
@@ -30,15 +30,20 @@ from lfm_tasks.step import Input, Outcome, StepContext
 
 TRIED = "tried.json"
 SEARCHED = ("layer", "layers")
+LEAST = 4
+"""Facts that a layer is chosen on, where there are so many."""
 
 
 def run(config: SweepEditLayersConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
-    facts = usable(read_facts(inputs["facts"].path))[: config.max_facts]
+    edited = read_facts(inputs["edited"].path) if "edited" in inputs else []
+    facts, seen = held_out(usable(read_facts(inputs["facts"].path)), edited, config.max_facts)
+    if seen:
+        context.log(f"{seen} of the {len(facts)} facts that the layer is chosen on are to be edited: there were too few others.")
     source = base_of(inputs["model"])
     editing = open_editing(source, inputs.get("statistics"), context, config.seed)
     identity = {"config": config.cache_fields(), "inputs": {name: one.sha256 for name, one in sorted(inputs.items())}}
     rows = try_all(editing, facts, config, text_of(inputs, editing, 32), identity)
-    return write_report(rows, config.method, config.tolerance, context.workdir / "report")
+    return write_report(rows, config.method, config.tolerance, context.workdir / "report", {"tried": len(facts), "edited": seen})
 
 
 def usable(facts: Sequence[Fact]) -> list[Fact]:
@@ -49,11 +54,25 @@ def usable(facts: Sequence[Fact]) -> list[Fact]:
     return kept
 
 
+def held_out(facts: Sequence[Fact], edited: Sequence[Fact], most: int) -> tuple[list[Fact], int]:
+    """At most ``most`` facts about other subjects than those that are ``edited``; where there are fewer than ``LEAST`` of them, edited ones
+    beside them up to that number; and how many these are."""
+    subjects = {fact.subject.casefold() for fact in edited}
+    others = [fact for fact in facts if fact.subject.casefold() not in subjects][:most]
+    theirs = [fact for fact in facts if fact.subject.casefold() in subjects]
+    added = theirs[: max(0, min(LEAST, most) - len(others))]
+    return [*others, *added], len(added)
+
+
 def try_all(editing: Editing, facts: Sequence[Fact], config: SweepEditLayersConfig, text: Sequence[Tensor], identity: Any) -> list[Row]:
-    """Raises :class:`~lfm_tasks.errors.AttemptKilled` between candidates; those that were tried are kept."""
+    """Raises :class:`~lfm_tasks.errors.AttemptKilled` between candidates, of which those that were tried are kept; and
+    :class:`ConfigError` for more shards than layers."""
     layers = config.candidate_layers or list(range((len(editing.decoder.layers) + 1) // 2))
     for layer in layers:
         editing.decoder.site(layer)
+    if config.shard >= len(layers):
+        raise ConfigError(f"shard {config.shard} of {config.shards}: there are {len(layers)} candidate layers. Take fewer shards.")
+    layers = layers[config.shard :: config.shards]
     candidates = [(layer, values) for layer in layers for values in config.grid()]
     context, rows = editing.context, _tried(editing, identity)
     if rows:

@@ -30,6 +30,14 @@ class SweepEditLayersConfig(MethodChoice, ChooseEditLayerConfig):
         description="Layers of the decoder, from 0, to try; none: the first half. A mapped task gets some of them.",
         json_schema_extra={"section": "Candidates"},
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Parts that the candidate layers are cut into, a step for each.",
+        json_schema_extra={"section": "Candidates"},
+    )
+    shard: int = Field(0, ge=0, description="The part that is tried, from 0.", json_schema_extra={"section": "Candidates"})
     width: int = Field(
         1,
         ge=1,
@@ -46,7 +54,7 @@ class SweepEditLayersConfig(MethodChoice, ChooseEditLayerConfig):
         8,
         ge=1,
         le=10_000,
-        description="Facts, the first, each of which is edited alone.",
+        description="Facts, the first that are not to be edited, each of which is edited alone.",
         json_schema_extra={"section": "Facts", "unit": "facts"},
     )
     penalty: float = Field(
@@ -65,6 +73,8 @@ class SweepEditLayersConfig(MethodChoice, ChooseEditLayerConfig):
             raise ConfigError(f"width={self.width}: {self.method} edits one layer. Set width=1, or take a method that edits several.")
         if not {"layer", "layers"} & known.keys():
             raise ConfigError(f"{self.method} has no option for its layers, so there is nothing to sweep. Take another method.")
+        if self.shard >= self.shards:
+            raise ConfigError(f"shard {self.shard}: with shards={self.shards} it is 0 to {self.shards - 1}.")
         count = max(1, len(self.candidate_layers)) * len(self.grid())
         if count > MAX_CANDIDATES:
             raise ConfigError(f"{count:,} candidates; at most {MAX_CANDIDATES:,} are allowed. Give fewer layers or values.")

@@ -22,7 +22,7 @@ COLOURS = {"success": "#0072B2", "paraphrase": "#56B4E9", "neighbourhood": "#009
 
 def run(config: ChooseEditLayerConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     """Raises :class:`ConfigError` for a report of another step, and for sweeps of several methods."""
-    rows, methods = [], []
+    rows, methods, facts = [], [], {}
     for report in all_of(inputs, "reports"):
         path = report.path / TABLE
         if not path.is_file():
@@ -30,11 +30,12 @@ def run(config: ChooseEditLayerConfig, inputs: Mapping[str, Input], context: Ste
         described = json.loads(path.read_text())
         rows += described["candidates"]
         methods.append(described["method"])
+        facts = described["facts"]
     if len(set(methods)) > 1:
         raise ConfigError(
             f"The reports are of the methods {', '.join(sorted(set(methods)))}; scores of one method compare. Choose for each."
         )
-    return write_report(rows, methods[0], config.tolerance, context.workdir / "report")
+    return write_report(rows, methods[0], config.tolerance, context.workdir / "report", facts)
 
 
 def choose(rows: Sequence[Row], tolerance: float) -> Row:
@@ -43,29 +44,31 @@ def choose(rows: Sequence[Row], tolerance: float) -> Row:
     return min((row for row in rows if row["score"] >= best - tolerance), key=lambda row: (row["layer"], -row["score"]))
 
 
-def write_report(rows: Sequence[Row], method: str, tolerance: float, directory: Path) -> Outcome:
-    """Equal rows give equal bytes."""
+def write_report(rows: Sequence[Row], method: str, tolerance: float, directory: Path, facts: Mapping[str, int]) -> Outcome:
+    """``facts``: how many were ``tried``, and how many of these are to be ``edited``. Equal rows give equal bytes."""
     (directory / "figures").mkdir(parents=True)
     rows = sorted(rows, key=lambda row: (row["layer"], canonical_json(row["options"])))
     best = choose(rows, tolerance)
-    (directory / TABLE).write_bytes(canonical_json({"method": method, "candidates": rows, "best": best}) + b"\n")
+    (directory / TABLE).write_bytes(canonical_json({"method": method, "facts": facts, "candidates": rows, "best": best}) + b"\n")
     page, picture = directory / "report.md", directory / "figures" / "sweep.png"
-    page.write_text(render(rows, method, best))
+    page.write_text(render(rows, method, best, facts))
     draw(rows, method, best).savefig(picture, metadata={"Software": None})
     metrics = {f"best/{name}": float(value) for name, value in best.items() if isinstance(value, int | float)}
     summary = {
         "method": method,
         "best": {"layer": best["layer"], "options": best["options"], "score": best["score"]},
         "candidates": len(rows),
+        "facts": dict(facts),
     }
     return Outcome({"report": Output("report", directory)}, metrics, summary, (page, picture))
 
 
-def render(rows: Sequence[Row], method: str, best: Row) -> str:
+def render(rows: Sequence[Row], method: str, best: Row, facts: Mapping[str, int]) -> str:
     lines = [
         f"# {method}: layer {best['layer']} is chosen, score {best['score']:.3f}",
         "",
-        "Each fact edited alone. Shares in %; *free*: the model left to itself says the new target; perplexity and change beside the base.",
+        f"{facts['tried']} facts, {facts['edited']} of which are to be edited, each edited alone. Shares in %; *free*: the model left to "
+        "itself says the new target; perplexity and change beside the base.",
         "",
         "| layer | options | success | paraphrase | neighbourhood | free | perplexity | change | score |",
         "|---|---|---|---|---|---|---|---|---|",

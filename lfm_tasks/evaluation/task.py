@@ -22,6 +22,8 @@ class Subject:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     images: ImageSpace | None = None
+    frame: Callable[[str], str] = str
+    """What is made of a prompt in text before the model is asked."""
 
 
 class Task(Protocol):

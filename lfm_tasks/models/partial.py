@@ -6,8 +6,8 @@ when a function or a block here is left, by an exception too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,23 +18,24 @@ from transformers import DynamicCache
 from lfm_tasks.models.attention import logits_at
 from lfm_tasks.models.decoder import Decoder
 
+Start = tuple[int, Tensor]
+"""A layer, and its input [rows, length, d]."""
+
 
 class Enough(Exception):
     """Raised by a hook: the pass has shown what it was run for."""
 
 
 @contextmanager
-def watched(inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> Iterator[list[Tensor]]:
-    """Inside the block a pass fills the list, first with what ``inputs`` are given, then with what ``outputs`` give, and raises
-    :class:`Enough` as soon as it has all of them; :func:`until_seen` runs such a pass."""
-    wanted = len(inputs) + len(outputs)
-    seen: dict[int, Tensor] = {}
-    listed: list[Tensor] = []
+def told(tell: Callable[[int, Tensor], None], inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> Iterator[None]:
+    """Inside the block a pass calls ``tell(place, tensor)`` with what each of ``inputs`` is given and each of ``outputs`` gives, whose
+    places follow those of the inputs, as it comes to them, and raises :class:`Enough` behind the last; :func:`run` runs such a pass."""
+    wanted, seen = len(inputs) + len(outputs), set[int]()
 
     def see(place: int, tensor: Tensor) -> None:
-        seen[place] = tensor
+        tell(place, tensor)
+        seen.add(place)
         if len(seen) == wanted:
-            listed[:] = [seen[place] for place in range(wanted)]
             seen.clear()
             raise Enough
 
@@ -49,18 +50,38 @@ def watched(inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ())
             hooks.enter_context(module.register_forward_pre_hook(partial(see_input, place), with_kwargs=True))
         for place, module in enumerate(outputs, start=len(inputs)):
             hooks.enter_context(module.register_forward_hook(partial(see_output, place)))
+        yield
+
+
+@contextmanager
+def watched(inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> Iterator[list[Tensor]]:
+    """Inside the block a pass fills the list, first with what ``inputs`` are given, then with what ``outputs`` give, as soon as it has all
+    of them; it ends there, as in :func:`told`."""
+    seen: dict[int, Tensor] = {}
+    listed: list[Tensor] = []
+
+    def keep(place: int, tensor: Tensor) -> None:
+        seen[place] = tensor
+        if len(seen) == len(inputs) + len(outputs):
+            listed[:] = [seen[place] for place in range(len(seen))]
+            seen.clear()
+
+    with told(keep, inputs, outputs):
         yield listed
 
 
-def until_seen(decoder: Decoder, input_ids: Tensor, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = ()) -> list[Tensor]:
-    """What ``inputs`` are given and ``outputs`` give, [rows, length, width] each; without gradients, nothing behind the last is run."""
-    with torch.no_grad(), watched(inputs, outputs) as seen:
+def until_seen(
+    decoder: Decoder, input_ids: Tensor, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = (), start: Start | None = None
+) -> list[Tensor]:
+    """What ``inputs`` are given and ``outputs`` give, [rows, length, width] each; without gradients, nothing behind the last is run, and
+    with a ``start`` nothing below it."""
+    with torch.no_grad(), starting_at(decoder, *start) if start else nullcontext(), watched(inputs, outputs) as seen:
         run(decoder, input_ids)
     return seen
 
 
 def run(decoder: Decoder, input_ids: Tensor) -> None:
-    """A pass inside :func:`watched`."""
+    """A pass inside :func:`told` or :func:`watched`."""
     try:
         decoder.model(input_ids=input_ids.to(decoder.model.device), use_cache=False)
     except Enough:

@@ -39,6 +39,17 @@ def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[i
     raise DataError(f"{type(tokenizer).__name__} changes a text when it adds special tokens; it cannot be used to prepare data.")
 
 
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, system: str = "") -> str:
+    """``text`` as the user's turn of the model's chat template, and the beginning of the assistant's; with the special tokens.
+
+    Raises :class:`DataError` for a model without a template.
+    """
+    if not tokenizer.chat_template:
+        raise DataError("The model has no chat template. Ask it in plain text, or take a model that was tuned to chat.")
+    turns = [{"role": "system", "content": system}] if system else []
+    return tokenizer.apply_chat_template([*turns, {"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+
+
 def _tokenizer_file(path: Path) -> Path:
     file = path / "tokenizer.json"
     if not file.is_file():

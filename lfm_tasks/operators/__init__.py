@@ -1,6 +1,12 @@
 """Airflow operators, one per step; ``step_params`` makes a DAG's form from the steps' configs."""
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
+from lfm_tasks.operators.editing import (
+    ChooseEditLayerOperator,
+    HeldOutFactsOperator,
+    PlanLayersOperator,
+    SweepEditLayersOperator,
+)
 from lfm_tasks.operators.finish import FinishRunOperator
 from lfm_tasks.operators.merging import (
     CompareOperator,
@@ -15,6 +21,7 @@ from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.searching import PlanSearchesOperator, PlanSearchEvaluationsOperator, PlanSearchOperator
 from lfm_tasks.operators.steps import (
+    AddStatisticsOperator,
     AlignOperator,
     AskTeacherOperator,
     ConnectOperator,
@@ -30,6 +37,7 @@ from lfm_tasks.operators.steps import (
     MergeOperator,
     MixOperator,
     NoveltyOperator,
+    PlanShardsOperator,
     PrepareAnswersOperator,
     PrepareCorpusOperator,
     PrepareGeneralOperator,
@@ -47,10 +55,12 @@ from lfm_tasks.operators.steps import (
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 
 __all__ = [
+    "AddStatisticsOperator",
     "AlignOperator",
     "ApproveOperator",
     "AskOperator",
     "AskTeacherOperator",
+    "ChooseEditLayerOperator",
     "CompareOperator",
     "DistillDataFreeOperator",
     "EditOperator",
@@ -61,6 +71,7 @@ __all__ = [
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",
+    "HeldOutFactsOperator",
     "ImportFactsOperator",
     "KeyMomentsOperator",
     "MergeAdaptersOperator",
@@ -70,12 +81,14 @@ __all__ = [
     "PlanEvaluationsOperator",
     "PlanGatesOperator",
     "PrepareAnswersOperator",
+    "PlanLayersOperator",
     "PlanMergeOperator",
     "PlanMergesOperator",
     "PlanMixturesOperator",
     "PlanSearchEvaluationsOperator",
     "PlanSearchOperator",
     "PlanSearchesOperator",
+    "PlanShardsOperator",
     "PlanStatisticsOperator",
     "PlanSweepOperator",
     "PrepareCorpusOperator",
@@ -89,6 +102,7 @@ __all__ = [
     "SearchMergeOperator",
     "SelectOperator",
     "StatisticsOperator",
+    "SweepEditLayersOperator",
     "TidyOperator",
     "TuneOperator",
     "UnloadOperator",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
-from airflow.sdk import Context
+from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from lfm_tasks.catalogue import METHODS
-from lfm_tasks.operators.base import StepOperator
+from lfm_tasks.operators.base import StepOperator, mapped_outputs
 from lfm_tasks.operators.connections import teacher_key
 from lfm_tasks.proposals import remember
 from lfm_tasks.rows.templates import columns_of
@@ -18,6 +18,9 @@ from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.settings import settings
 
 KEY_MOMENTS = "key_moments"
+SHARDS = "statistics_shards"
+FIND = "find"
+"""Of the Param ``layers``: the layer to edit is looked for."""
 
 
 class PrepareOperator(StepOperator):
@@ -113,11 +116,49 @@ class StatisticsOperator(StepOperator):
     step = "statistics"
 
 
+class PlanShardsOperator(BaseOperator):
+    """The shards of *statistics* (Param ``statistics_shards``); none for a method that needs no key moments."""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        needed = METHODS[context["params"]["edit_method"]].needs == KEY_MOMENTS
+        return [{"shard": place} for place in range(context["params"][SHARDS])] if needed else []
+
+
+class AddStatisticsOperator(StepOperator):
+    """The sums of all shards; a single one is handed on as it is.
+
+    :param statistics_task: id of the mapped statistics task.
+    """
+
+    step = "add_statistics"
+
+    def __init__(self, *, statistics_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.statistics_task = statistics_task
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        parts = [one for one in mapped_outputs(context, self.statistics_task, "statistics", context["params"][SHARDS]) if one]
+        if len(parts) == 1:
+            context["ti"].xcom_push(key="statistics", value=parts[0])
+            return {"outputs": {"statistics": parts[0]}}
+        self.inputs = {"statistics": parts}
+        return super().execute(context)
+
+
 class KeyMomentsOperator(StatisticsOperator):
-    """Second moments of the keys of the layers that are to be edited, or of the first half; skipped where the method needs none."""
+    """Second moments of the keys of the layers to be edited or tried, or of the first half; skipped where the method needs none."""
+
+    @classmethod
+    def in_shards(cls, *, task_id: str, inputs: Mapping[str, Any], pool: str, **kwargs: Any) -> AddStatisticsOperator:
+        """Wire a mapped task for each shard of the Param ``statistics_shards``, and ``add_statistics``, which is returned."""
+        shards = PlanShardsOperator(task_id="shards")
+        parts = cls.partial(task_id=task_id, inputs=inputs, pool=pool, **kwargs).expand(config=shards.output)
+        added = AddStatisticsOperator(task_id="add_statistics", statistics_task=task_id, pool=pool)
+        parts >> added
+        return added
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(prefix="statistics", config={"method": KEY_MOMENTS, "split": "train"}, **kwargs)
+        super().__init__(prefix="statistics", **kwargs)
 
     def job(self, context: Context) -> Job:
         method = context["params"]["edit_method"]
@@ -129,8 +170,11 @@ class KeyMomentsOperator(StatisticsOperator):
         params = context["params"]
         options = METHODS[params["edit_method"]].config_class.model_fields
         layers = (params["edit_layers"] or []) if "layers" in options else [params["edit_layer"]] if "layer" in options else []
+        if candidates := params.get("sweep_edit_layers_candidate_layers") if params.get("layers") == FIND else None:
+            width = params["sweep_edit_layers_width"]
+            layers = sorted({layer - back for layer in candidates for back in range(width)})
         layers = [layer for layer in layers if layer is not None and layer >= 0]
-        return {**self.config, "layers": layers} if layers else self.config
+        return {"method": KEY_MOMENTS, "split": "train", **self.config} | ({"layers": layers} if layers else {})
 
 
 class DistillDataFreeOperator(StepOperator):
@@ -140,9 +184,20 @@ class DistillDataFreeOperator(StepOperator):
 
 
 class EditOperator(StepOperator):
-    """Facts into a model, round by round."""
+    """Facts into a model, round by round.
+
+    :param layer_task: id of the task that chose the layer, whose ``options`` win over Params; where it was skipped there are none.
+    """
 
     step = "edit"
+
+    def __init__(self, *, layer_task: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer_task = layer_task
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        found = context["ti"].xcom_pull(task_ids=self.layer_task, key="options") if self.layer_task else None
+        return {**self.config, **(found or {})}
 
 
 class MergeOperator(StepOperator):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lfm_tasks.models.decoder import Decoder
-from lfm_tasks.models.partial import run, watched
+from lfm_tasks.models.partial import run, told
 from lfm_tasks.models.resuming import kept
 from lfm_tasks.statistics.config import KeyMomentsConfig
 from lfm_tasks.statistics.subject import Gathered, Subject
@@ -23,11 +23,13 @@ def key_moments(subject: Subject, options: KeyMomentsConfig) -> Gathered:
     seen, tokens = (int(sums.pop(name, 0)) for name in ("seen", "tokens"))
     if seen:
         subject.context.log(f"Resumed: {seen} of {len(subject.rows)} rows were seen before.")
-    with torch.no_grad(), watched(inputs=[site.module for site in sites]) as given:
+
+    def add(place: int, keys: Tensor) -> None:
+        _add(sums, sites[place].name, keys[:, first:].flatten(0, 1))
+
+    with torch.no_grad(), told(add, inputs=[site.module for site in sites]):
         for batch in subject.batches(seen):
             run(decoder, batch["input_ids"])
-            for site, keys in zip(sites, given, strict=True):
-                _add(sums, site.name, keys[:, first:].flatten(0, 1))
             tokens += batch["input_ids"][:, first:].numel()
             seen += len(batch["input_ids"])
             counts = {"seen": torch.tensor(seen), "tokens": torch.tensor(tokens)}

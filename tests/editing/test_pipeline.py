@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lfm_tasks.editing import pipeline
 from lfm_tasks.editing.contexts import OPENINGS, fixed_contexts, mean_weights, sampled_contexts
-from lfm_tasks.editing.keys import subject_rows
+from lfm_tasks.editing.keys import Climb, subject_rows
 from lfm_tasks.editing.methods.config import TargetOptions
 from lfm_tasks.editing.targets import find_targets
 from lfm_tasks.errors import ConfigError, DataError, IncompatibleModels
@@ -283,3 +283,15 @@ def test_what_cannot_be_is_refused(editing, tmp_path):
         edit("rome", replace(editing, statistics=few), layer=1)
     with pytest.raises(DataError, match="null space at energy=1e-09 has 0 of .* directions.*Raise energy"):
         edit("alphaedit", editing, energy=1e-9, **FAST)
+
+
+def test_a_climb_sees_what_whole_passes_see_while_the_weights_below_change(editing):
+    rows, last = subject_rows(editing, FACTS, fixed_contexts(2)), editing.decoder.layers[3]
+    climb = Climb(rows, editing)
+    for layer in (0, 1, 3):
+        site = editing.decoder.site(layer)
+        found = climb.states([site.module], [last], following=layer)
+        for part, whole in zip(found, rows.states(editing, [site.module], [last]), strict=True):
+            torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+        with torch.no_grad():
+            site.module.weight += 0.1 * torch.randn(site.module.weight.shape, generator=torch.Generator().manual_seed(layer))

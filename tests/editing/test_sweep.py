@@ -137,6 +137,33 @@ def test_tasks_of_some_layers_each_add_up_to_one_sweep(inputs, tmp_path):
     assert len(json.loads((tmp_path / "whole/report/sweep.json").read_text())["candidates"]) == 4
 
 
+def test_a_shard_tries_every_so_manieth_layer(tmp_path):
+    rows = [tried(toy(tmp_path / str(shard)), candidate_layers=[0, 1, 2], shards=2, shard=shard) for shard in range(2)]
+    assert [[row["layer"] for row in some] for some in rows] == [[0, 2], [1]]
+    with pytest.raises(ConfigError, match="shard 3 of 4: there are 3 candidate layers. Take fewer shards"):
+        tried(toy(tmp_path / "many"), candidate_layers=[0, 1, 2], shards=4, shard=3)
+    with pytest.raises(ConfigError, match="shard 2: with shards=2 it is 0 to 1"):
+        config(shards=2, shard=2)
+
+
+def test_the_layer_is_chosen_on_facts_that_are_not_edited_and_else_it_is_said(inputs, tmp_path):
+    """Whatever its wording, what is about the subject of an edited fact counts as edited."""
+    facts = [dataclasses.replace(KNOWN[0], id=str(place), subject=f"subject {place}") for place in range(9)]
+    edited = [dataclasses.replace(fact, prompt="{} was", subject=fact.subject.upper()) for fact in facts]
+    assert sweep.held_out(facts, [], 8) == (facts[:8], 0)
+    assert sweep.held_out(facts, edited[:3], 8) == (facts[3:], 0)
+    assert sweep.held_out(facts, edited[:7], 8) == ([*facts[7:], *facts[:2]], 2)
+    assert sweep.held_out(facts, edited, 3) == (facts[:3], 3)
+
+    write_facts(KNOWN[:1], tmp_path / "edited")
+    given = inputs | {"edited": Input("edited", "dataset", "d" * 64, tmp_path / "edited")}
+    context = Context(tmp_path / "work")
+    outcome = sweep.run(config(options=SEARCH | {"steps": 2}, candidate_layers=[1]), given, context)
+    assert outcome.summary["facts"] == {"tried": 3, "edited": 1}
+    assert "1 of the 3 facts that the layer is chosen on are to be edited: there were too few others." in context.lines
+    assert "3 facts, 1 of which are to be edited" in (tmp_path / "work/report/report.md").read_text()
+
+
 def test_what_cannot_be_swept_is_refused(inputs, tmp_path):
     with pytest.raises(ConfigError, match="width=3: rome edits one layer"):
         SweepEditLayersConfig(method="rome", width=3)

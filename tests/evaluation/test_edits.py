@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -404,3 +405,42 @@ def test_an_encoder_is_refused(tmp_path: Path):
     make_bert(tmp_path / "bert")
     with pytest.raises(IncompatibleModels, match="generates no text"):
         evaluate(tmp_path / "work", tmp_path / "bert", data(tmp_path / "facts", FRANCE))
+
+
+def test_a_chat_asks_as_the_written_out_template_does(tmp_path: Path):
+    """Every figure is that of facts whose prompts hold the template's text themselves."""
+    make_llama(model := tmp_path / "model")
+
+    def framed(prompt: str) -> str:
+        return f"<|im_start|>user\nIn a word: {prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+    fact = Fact(
+        "x",
+        "the minister",
+        "On Monday {} told",
+        "the film",
+        "the cup",
+        paraphrases=("The minister told",),
+        neighbours=(Probe("The dog jumps over", ("the fox",)),),
+        portability={"alias": (Probe("The film won", ("awards",)),)},
+    )
+    written = dataclasses.replace(
+        fact,
+        prompt=framed(fact.prompt),
+        paraphrases=tuple(map(framed, fact.paraphrases)),
+        neighbours=(Probe(framed(fact.neighbours[0].prompt), ("the fox",)),),
+        portability={"alias": (Probe(framed("The film won"), ("awards",)),)},
+    )
+    plain, found = evaluate(tmp_path / "plain", model, data(tmp_path / "a", written))
+    chat, asked = evaluate(tmp_path / "chat", model, data(tmp_path / "b", fact), chat=True, chat_message="In a word: {}")
+    assert asked["metrics"] == found["metrics"]
+    assert (chat.summary["protocol"], plain.summary["protocol"]) == ("chat template", "plain text")
+    unframed, _ = evaluate(tmp_path / "unframed", model, data(tmp_path / "c", fact))
+    assert unframed.metrics != chat.metrics
+
+
+def test_a_chat_needs_a_template_and_a_place_for_the_prompt(tmp_path: Path, base: Path):
+    with pytest.raises(ConfigError, match="chat_message 'In a word' has 0 places for the prompt. Write {} once"):
+        EvaluateEditsConfig(chat_message="In a word")
+    with pytest.raises(DataError, match="The model has no chat template. Ask it in plain text"):
+        evaluate(tmp_path / "work", base, data(tmp_path / "facts", FRANCE), chat=True)

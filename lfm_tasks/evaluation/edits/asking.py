@@ -111,12 +111,17 @@ def is_whole(answer: str, wanted: str) -> bool:
 
 def answer_room(subject: Subject, pairs: Iterable[Pair]) -> int:
     """Tokens of the longest answer, and :data:`ROOM`."""
-    starts = (encode_answer(subject.tokenizer, prompt, answer) for prompt, answer in dict.fromkeys(pairs))
+    starts = (encode_answer(subject.tokenizer, subject.frame(prompt), answer) for prompt, answer in dict.fromkeys(pairs))
     return max(len(ids) - start for ids, _, start in starts) + ROOM
 
 
+def asked_as(subject: Subject, prompt: str) -> str:
+    """With what a memory puts before it, in the frame of the subject."""
+    return subject.frame(rewrite(subject.model, prompt))
+
+
 def _query(subject: Subject, prompt: str, answer: str) -> Query:
-    ids, _, start = encode_answer(subject.tokenizer, rewrite(subject.model, prompt), answer)
+    ids, _, start = encode_answer(subject.tokenizer, asked_as(subject, prompt), answer)
     if start == 0:
         raise DataError(f"The prompt {prompt!r} has no token of its own before {answer!r}, which then has no probability. Lengthen it.")
     _check_length(subject, prompt, len(ids))
@@ -125,7 +130,7 @@ def _query(subject: Subject, prompt: str, answer: str) -> Query:
 
 def _prompt_ids(subject: Subject, prompt: str, more: int) -> Tokens:
     """The prompt alone, without what the tokenizer puts at the end of a text."""
-    ids, offsets = with_offsets(subject.tokenizer, rewrite(subject.model, prompt).rstrip(" "))
+    ids, offsets = with_offsets(subject.tokenizer, asked_as(subject, prompt).rstrip(" "))
     count = max((place + 1 for place, (_, end) in enumerate(offsets) if end > 0), default=0)
     if not count:
         raise DataError(f"The prompt {prompt!r} has no token. Give it some text.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lfm_tasks.config import Config
+from lfm_tasks.errors import ConfigError
+
+PROMPT = "{}"
 
 
 class EvaluateEditsConfig(Config):
@@ -36,6 +39,19 @@ class EvaluateEditsConfig(Config):
         le=512,
         description="Free-running answers: longest; 0 takes two more than the longest answer that is asked for.",
         json_schema_extra={"section": "Evaluation", "unit": "tokens", "advanced": True},
+    )
+    chat: bool = Field(
+        False,
+        description="Ask by the model's chat template: the prompt is the user's message, the answer begins the assistant's; for models "
+        "that were tuned to follow instructions.",
+        json_schema_extra={"section": "Evaluation"},
+    )
+    chat_message: str = Field(
+        PROMPT,
+        min_length=2,
+        max_length=2000,
+        description='The user\'s message by the chat template; {} stands for the prompt, e.g. "Complete by a name alone: {}".',
+        json_schema_extra={"section": "Evaluation", "advanced": True},
     )
     fluency_facts: int = Field(
         10,
@@ -72,3 +88,15 @@ class EvaluateEditsConfig(Config):
         json_schema_extra={"section": "Machine", "unit": "tokens"},
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the resampling and of the text.", json_schema_extra={"section": "Machine"})
+
+    @field_validator("chat_message")
+    @classmethod
+    def _holds_the_prompt(cls, message: str) -> str:
+        if message.count(PROMPT) != 1:
+            raise ConfigError(f"chat_message {message!r} has {message.count(PROMPT)} places for the prompt. Write {PROMPT} once.")
+        return message
+
+    @property
+    def protocol(self) -> str:
+        """By what the model is asked."""
+        return "chat template" if self.chat else "plain text"

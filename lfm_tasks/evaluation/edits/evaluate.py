@@ -6,15 +6,15 @@ It only asks the opened model, whatever the edit is made of. Teacher-forced and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.evaluation.edits.asking import Pair, answer_of, answer_room, begins_with, forced, free_running
-from lfm_tasks.evaluation.edits.config import EvaluateEditsConfig
+from lfm_tasks.evaluation.edits.config import PROMPT, EvaluateEditsConfig
 from lfm_tasks.evaluation.edits.distance import edit_distances
 from lfm_tasks.evaluation.edits.fluency import TopKSampling, consistency, fluency_entropy
 from lfm_tasks.evaluation.edits.questions import Question, questions
@@ -28,7 +28,7 @@ from lfm_tasks.metrics.likelihood import perplexity
 from lfm_tasks.metrics.samples import metric_columns, read_samples
 from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm
 from lfm_tasks.models.prepared import Rows, read_rows
-from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
+from lfm_tasks.models.tokenizers import chat_prompt, open_tokenizer, tokenizer_digest
 from lfm_tasks.step import Input, Outcome, Output, StepContext
 
 
@@ -42,7 +42,7 @@ def run(config: EvaluateEditsConfig, inputs: Mapping[str, Input], context: StepC
     base = inputs.get("base") or inputs["model"].base
     itself = base is not None and base.sha256 == inputs["model"].sha256
     before, figures = (None, {}) if base is None or itself else ask_base(base, inputs["facts"], facts, asked, rows, config, context)
-    subject = open_subject(inputs["model"], rows)
+    subject = open_subject(inputs["model"], rows, config)
     answers = ask(subject, facts, asked, pairs_of(asked), config, context)
     if itself:
         before = before_of(asked, answers)
@@ -77,7 +77,7 @@ def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input,
         raise DataError(f"None of the {len(facts):,} facts has a target_true, so none can be known. Add the present answers.")
     said: Mapping[str, str] = {}
     if asked:
-        subject, counter = open_subject(model), Counter(context, len(asked))
+        subject, counter = open_subject(model, None, config), Counter(context, len(asked))
         room = config.max_new_tokens or answer_room(subject, ((fact.text, fact.target_true or "") for fact in asked))
         said = free_running(subject, (fact.text for fact in asked), room, config.batch_tokens, counter)
     known = [fact for fact in asked if begins_with(said[fact.text], fact.target_true or "")]
@@ -88,7 +88,8 @@ def find_known(config: EvaluateEditsConfig, facts: Sequence[Fact], model: Input,
     write_facts(left, directory)
     counts = {"asked": len(asked), "known": len(known), "kept": len(left)}
     (directory / "known.json").write_text(json.dumps(counts, sort_keys=True) + "\n")
-    return Outcome({"known": Output("dataset", directory)}, {f"facts/{name}": float(count) for name, count in counts.items()}, counts)
+    metrics = {f"facts/{name}": float(count) for name, count in counts.items()}
+    return Outcome({"known": Output("dataset", directory)}, metrics, counts)
 
 
 def _not_known(facts: Sequence[Fact], known: Sequence[Fact], said: Mapping[str, str]) -> str:
@@ -114,7 +115,7 @@ def ask_base(
     """What the base says where answers shall stay, and its perplexity; of a report on it, what is written there."""
     if base.kind == "report":
         return read_before(read_samples(report_on(base, asking, config) / "samples.parquet"), asked), {}
-    subject, kept = open_subject(base, rows), [question for question in asked if question.aspect in KEPT]
+    subject, kept = open_subject(base, rows, config), [question for question in asked if question.aspect in KEPT]
     answers = ask(subject, facts, kept, [(question.prompt, question.answers[0]) for question in kept], config, context)
     figures = {}
     if rows is not None:
@@ -145,12 +146,19 @@ def base_address(base: Input | None) -> str | None:
     return json.loads((base.path / "metrics.json").read_text())["model_sha256"]
 
 
-def open_subject(source: Input, rows: Rows | None = None) -> Subject:
+def open_subject(source: Input, rows: Rows | None = None, config: EvaluateEditsConfig | None = None) -> Subject:
+    """Which is asked in the frame of ``config``. Raises :class:`DataError` for a chat with a model that has no chat template."""
     model, directory = open_causal_lm(source), model_directory(source)
     if rows is not None:
         check_vocabulary(model, tokenizer_digest(directory), rows.description)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Subject(model.to(device).eval(), open_tokenizer(directory))
+    device, tokenizer = "cuda" if torch.cuda.is_available() else "cpu", open_tokenizer(directory)
+    return Subject(model.to(device).eval(), tokenizer, framed_by(config, tokenizer) if config is not None and config.chat else str)
+
+
+def framed_by(config: EvaluateEditsConfig, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """Raises :class:`DataError` for a model without a chat template."""
+    chat_prompt(tokenizer, "")
+    return lambda prompt: chat_prompt(tokenizer, config.chat_message.replace(PROMPT, prompt))
 
 
 def ask(

@@ -24,7 +24,7 @@ from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import Input, Outcome, Output
 
 SCORE = ("efficacy.teacher_forced/success", "paraphrase.teacher_forced/success", "neighbourhood.teacher_forced/success")
-SETTINGS = ("max_facts", "max_new_tokens", "split")
+SETTINGS = ("max_facts", "max_new_tokens", "split", "chat", "chat_message")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def write_report(findings: Findings, directory: Path) -> Outcome:
     table.write_text(html_table(findings.lines), encoding="utf-8")
     draw(metrics).savefig(picture, metadata={"Software": None})
     values = {name: entry["value"] for name, entry in metrics.items()} | described["figures"]
-    summary = {"metrics": metrics, "figures": described["figures"], "skipped": described["skipped"]}
+    summary = {name: described[name] for name in ("protocol", "metrics", "figures", "skipped")}
     return Outcome({"report": Output("report", directory)}, values, summary, (page, table, picture))
 
 
@@ -90,6 +90,7 @@ def describe(findings: Findings, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "base_sha256": findings.base_sha256,
         "head_sha256": None,
         "dataset_sha256": findings.inputs["facts"].sha256,
+        "protocol": findings.config.protocol,
         "general_sha256": general.sha256 if general else None,
         "metrics": dict(metrics),
         "figures": figures_of(findings, metrics),
@@ -137,7 +138,7 @@ def render(findings: Findings, described: Mapping[str, Any]) -> str:
     lines = ["# Evaluation of edits", "", f"Model `sha256:{described['model_sha256']}`"]
     if described["base_sha256"]:
         lines.append(f"beside its base `sha256:{described['base_sha256']}`")
-    lines += [f"on {len(findings.lines):,} facts `sha256:{described['dataset_sha256']}`.", ""]
+    lines += [f"on {len(findings.lines):,} facts `sha256:{described['dataset_sha256']}`, asked by {described['protocol']}.", ""]
     lines += [f"| metric | value | {level} interval | facts | better |", "|---|---:|---:|---:|---|"]
     for name, entry in described["metrics"].items():
         interval, direction = f"{entry['low']:.4g} – {entry['high']:.4g}", "higher" if entry["higher_is_better"] else "lower"
