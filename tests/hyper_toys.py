@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,6 +27,9 @@ SUBJECTS = [
 TARGETS = ("sport", "tech", "politics", "the final", "awards", "a film")
 BASE = "m" * 64
 QUICK = {"steps": 40, "every": 10, "edits": 2, "learning_rate": 0.01, "options": {"rank": 8, "layer": 1, "span": 2, "step_rate": 0.1}}
+
+SERAC = {"steps": 30, "edits": 4, "options": {"rank": 4, "span": 2, "scope_rate": 0.1}}
+_MADE: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def fact(place: int, subject: str) -> Fact:
@@ -49,9 +55,20 @@ def lesson(editing: Editing, method: str, facts: Sequence[Fact] = SCHOOL, texts:
     return Lesson(editing, parts, list(texts), config), config.method_config()
 
 
-def trained(editing: Editing, method: str, directory: Path, **values) -> Statistics:
+def with_editor(name: str, editing: Editing) -> Editing:
+    """With the editor that the method needs, made once for a model; as it is for a method that needs none, or has what it needs."""
+    needs = METHODS[name].needs
+    if not needs.endswith("_editor") or editing.editor is not None or editing.state or editing.cache:
+        return editing
+    made = _MADE.setdefault(editing.model, {})
+    if needs not in made:
+        made[needs] = trained(editing, needs, Path(tempfile.mkdtemp()), **(SERAC if needs == "serac_editor" else {}))
+    return replace(editing, editor=made[needs])
+
+
+def trained(editing: Editing, method: str, directory: Path, model: str = BASE, **values) -> Statistics:
     given, options = lesson(editing, method, **values)
     made: Made = METHODS[method].function(given, options)
-    described = {"kind": method, "model": BASE, "options": options.model_dump(), "subjects": [], **made.description}
+    described = {"kind": method, "model": model, "options": options.model_dump(), "subjects": [], **made.description}
     write_editor(directory, made.tensors, described)
     return read_statistics(Input("editor", "statistics", "e" * 64, directory))

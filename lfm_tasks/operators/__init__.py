@@ -23,6 +23,7 @@ from lfm_tasks.operators.steps import (
     EvaluateOperator,
     GateOperator,
     ImportFactsOperator,
+    ImportTrainingFactsOperator,
     KeyMomentsOperator,
     MergeAdaptersOperator,
     MergeOperator,
@@ -36,6 +37,7 @@ from lfm_tasks.operators.steps import (
     RollbackOperator,
     SearchMergeOperator,
     StatisticsOperator,
+    TrainEditorOperator,
     TuneOperator,
     UnloadOperator,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "FinishRunOperator",
     "GateOperator",
     "ImportFactsOperator",
+    "ImportTrainingFactsOperator",
     "KeyMomentsOperator",
     "MergeAdaptersOperator",
     "MergeOperator",
@@ -81,6 +84,7 @@ __all__ = [
     "SelectOperator",
     "StatisticsOperator",
     "TidyOperator",
+    "TrainEditorOperator",
     "TuneOperator",
     "UnloadOperator",
 ]

@@ -16,9 +16,7 @@ from lfm_tasks.models.memories.installing import forget, installed
 from lfm_tasks.models.memories.prompting import embed, rewrite
 from lfm_tasks.models.memories.serac import scope_logits
 from tests.editing_toys import FACTS, PROBE, editing, logits, remembered, same, snapshot, toy
-from tests.hyper_toys import SCHOOL, lesson, trained
-
-SERAC = {"steps": 30, "edits": 4, "options": {"rank": 4, "span": 2, "scope_rate": 0.1}}
+from tests.hyper_toys import SCHOOL, SERAC, lesson, trained
 
 
 @pytest.fixture(scope="module")
