@@ -31,6 +31,9 @@ class Factors:
         """The tokens where ``kept`` [tokens] is True."""
         return Factors(self.keys[kept], self.grads[kept], self.outputs[kept])
 
+    def to(self, device: torch.device | str) -> Factors:
+        return Factors(self.keys.to(device), self.grads.to(device), self.outputs.to(device))
+
     def parts(self, tokens: int = 1024) -> list[Factors]:
         """At most so many tokens each, in order; at least one part."""
         split = (rows.split(tokens) for rows in (self.keys, self.grads, self.outputs))

@@ -42,7 +42,7 @@ class States:
             (states,) = until_seen(editing.decoder, ids, outputs=[editing.decoder.layers[layer]])
             given[:, 0] &= given.sum(1) == 1
             kept = given.to(states.device)[..., None].float()
-            found.append(((states.float() * kept).sum(1) / kept.sum(1)).cpu())
+            found.append((states.float() * kept).sum(1) / kept.sum(1))
         means = torch.cat(found)
         self.centre = means[: len(PLAIN)].mean(0)
         self.rows = torch.nn.functional.normalize(means - self.centre, dim=-1)
@@ -67,8 +67,7 @@ def train_serac(lesson: Lesson, options: SeracTraining) -> Made:
     states = States(lesson, layer, (*facts.train, *facts.held_out))
     sites = sites_from(editing.decoder, options.counterfactual_layer, options.span, COUNTERFACTUAL_DEPTH)
     scope, lora = new_scope(states.rows.shape[1], options, config.seed), new_lora(sites, options, config.seed)
-    for tensor in (*scope.values(), *lora.values()):
-        tensor.requires_grad_()
+    scope, lora = ({name: one.to(editing.model.device).requires_grad_() for name, one in part.items()} for part in (scope, lora))
 
     def learn(step: int) -> Mapping[str, float]:
         dice = random.Random(derive_seed(config.seed, "serac", step))
@@ -108,8 +107,7 @@ def new_lora(sites: Sequence[Site], options: SeracTraining, seed: int) -> dict[s
         out, inner = site.matrix.shape
         found[f"counterfactual.{at}.left"] = torch.zeros(out, options.rank)
         found[f"counterfactual.{at}.right"] = torch.randn(inner, options.rank, generator=generator) / inner**0.5
-    device = sites[0].module.weight.device
-    return {name: tensor.to(device) for name, tensor in found.items()}
+    return found
 
 
 def scope_losses(scope: Mapping[str, Tensor], states: States, facts: Sequence[Fact], dice: random.Random) -> tuple[Tensor, float]:

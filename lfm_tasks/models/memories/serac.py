@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.placed import Placed
 from lfm_tasks.models.memories.prompting import ATTRIBUTE, PromptMemory, forget
 from lfm_tasks.models.memories.rows import check_width
 from lfm_tasks.models.memories.texts import unpacked
@@ -63,8 +64,8 @@ class ScopedMemory(PromptMemory):
         tensors, decoder = self.memory.tensors, Decoder(self.model)
         self.blocks = tuple({block.strip() for block in unpacked("blocks", tensors)})
         for at, layer in enumerate(tensors["counterfactual.layers"].tolist()):
-            left, right = (tensors[f"counterfactual.{at}.{name}"].to(self.model.device) for name in ("left", "right"))
-            self.hooks.append(decoder.site(layer).module.register_forward_hook(self._answer(left, right)))
+            change = Placed(*(tensors[f"counterfactual.{at}.{name}"] for name in ("left", "right")))
+            self.hooks.append(decoder.site(layer).module.register_forward_hook(self._answer(change)))
         self.hooks.append(self.model.register_forward_pre_hook(self._route, with_kwargs=True))
         self.hooks.append(self.model.register_forward_hook(self._note))
 
@@ -73,10 +74,11 @@ class ScopedMemory(PromptMemory):
             hook.remove()
         super().remove()
 
-    def _answer(self, left: Tensor, right: Tensor) -> Any:
+    def _answer(self, change: Placed) -> Any:
         def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if self.scope is None or self.paused:
                 return output
+            left, right = change.on(output.device)
             changed = output + (given[0].float() @ right @ left.T).to(output.dtype)
             return torch.where(self.scope[:, None, None], changed, output)
 
