@@ -12,9 +12,11 @@ from lfm_tasks.operators import (
     EvaluateEditsOperator,
     FinishRunOperator,
     ImportFactsOperator,
+    ImportTrainingFactsOperator,
     KeyMomentsOperator,
     PrepareCorpusOperator,
     PrepareGeneralOperator,
+    TrainEditorOperator,
 )
 from lfm_tasks.operators.editing import find_layer, layer_params
 from lfm_tasks.operators.params import reference_param, step_params
@@ -34,13 +36,15 @@ or refused, as the form says. The layers are named in the form, or those that th
 candidate is tried on known facts of *held-out facts* whose subjects are not edited (*sweep_layers*, a task for each part of the layers),
 and the best one is edited. Where nearly all known facts are edited, the report of *choose_layer* says how many of them the choice saw.
 
-**Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and write
-it there; *edit* writes the facts in rounds, each of which is looked at by guards: a round that misses a limit is taken back, the facts
-at fault are found and put into quarantine, the others are written. *evaluate* asks base, champion and challenger: success,
-paraphrases, neighbours, what follows from a fact, answers of their own beside forced ones, and perplexity on general text. *gate*
-compares challenger and champion; *ask*, *approve* and *promote* are those of `lfm_adapt`. The edit itself is an artifact of low-rank
-changes beside the base: every version is got back exactly, by `lfm_rollback` or from the adapter. Methods that keep the weights (GRACE,
-WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a plain model.
+**Steps.** *statistics* gathers second moments of the keys, once for a model and a corpus, for the methods that locate a fact and
+write it there; *train_editor* trains, for MEND and MALMEN alone, a network that edits this model, on *training* facts of other
+subjects than those that are edited, unless an editor is given; *edit* writes the facts in rounds, each of which is looked at by
+guards: a round that misses a limit is taken back, the facts at fault are found and put into quarantine, the others are written.
+*evaluate* asks base, champion and challenger: success, paraphrases, neighbours, what follows from a fact, answers of their own
+beside forced ones, and perplexity on general text. *gate* compares challenger and champion; *ask*, *approve* and *promote* are
+those of `lfm_adapt`. The edit itself is an artifact of low-rank changes beside the base: every version is got back exactly, by
+`lfm_rollback` or from the adapter. Methods that keep the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is
+promoted here is a plain model.
 """,
     schedule=None,
     catchup=False,
@@ -58,8 +62,23 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
         "general": reference_param(
             "data", "starter://nyt-editorials", "General text", "Held-out text for perplexity; empty for none.", optional=True
         ),
+        "training": reference_param(
+            "data",
+            "starter://country-facts",
+            "Training facts",
+            "Facts that an editor is trained on; those of a subject that is edited are left out.",
+            optional=True,
+        ),
+        "editor": reference_param(
+            "data",
+            None,
+            "Editor",
+            "An editor that was trained for the model before; empty trains one where the method needs one.",
+            optional=True,
+        ),
         **step_params("import_facts"),
         **step_params("edit", skip=["save_merged", "save_lora"]),
+        **step_params("train_editor", skip=["method"]),
         **step_params("evaluate_edits", skip=["mode", "split"]),
         **layer_params(),
         **promotion_params(model_name="edited"),
@@ -76,10 +95,23 @@ WISE, T-Patcher, prompts) are for `lfm run edit`: what is promoted here is a pla
     statistics = KeyMomentsOperator.in_shards(
         task_id="statistics", references={"model": "{model}"}, inputs={"dataset": corpus.output["dataset"]}, **HEAVY
     )
+    training = ImportTrainingFactsOperator(task_id="training_facts", references={"data": "{training}"})
+    editor = TrainEditorOperator(
+        task_id="train_editor",
+        references={"model": "{model}"},
+        inputs={"facts": training.output["dataset"], "edited": facts},
+        trigger_rule="none_failed",
+        **HEAVY,
+    )
     edit = EditOperator(
         task_id="edit",
-        references={"model": "{model}"},
-        inputs={"facts": facts, "statistics": statistics.output["statistics"], "general": general.output["dataset"]},
+        references={"model": "{model}", "editor": "{editor}"},
+        inputs={
+            "facts": facts,
+            "statistics": statistics.output["statistics"],
+            "editor": editor.output["editor"],
+            "general": general.output["dataset"],
+        },
         config={"save_merged": True},
         outlets=[NEW_MODEL],
         layer_task="choose_layer",

@@ -6,6 +6,7 @@ from lfm_tasks.distillation.cards import CARDS as DISTILLATION
 from lfm_tasks.distillation.data_free.cards import CARDS as DATA_FREE
 from lfm_tasks.distillation.texts.cards import CARDS as TEACHERS_TEXTS
 from lfm_tasks.editing.cards import CARDS as EDITING
+from lfm_tasks.editing.hyper.cards import CARDS as HYPER_EDITS
 from lfm_tasks.editing.memory.cards import CARDS as MEMORIES
 from lfm_tasks.editing.tuned.cards import CARDS as TUNED_EDITS
 from lfm_tasks.evaluation.cards import CARDS as ENSEMBLES
@@ -29,6 +30,7 @@ AREAS = (
     ALIGNMENT,
     EDITING,
     TUNED_EDITS,
+    HYPER_EDITS,
     MEMORIES,
 )
 for _card in (card for cards in AREAS for card in cards):

@@ -98,7 +98,7 @@ class Card:
     tasks: tuple[str, ...] = field(default=())
     needs: str = ""
     """Optional input of the step that the method needs: ``datasets`` (of each model's task), ``dataset`` (one of all models), or the
-    kind of ``statistics`` of each model."""
+    kind of ``statistics`` of each model; of the step edit the method that makes its ``statistics`` or its ``editor``."""
 
     @property
     def config_class(self) -> type[Config]:

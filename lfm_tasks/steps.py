@@ -321,6 +321,24 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="train_editor",
+        title="Train an editor",
+        config="lfm_tasks.editing.hyper.config:TrainEditorConfig",
+        run="lfm_tasks.editing.hyper.train:run",
+        inputs={
+            "model": InputSpec(("model", "adapter"), "Decoder that will be edited; of edits their base is learnt of."),
+            "facts": InputSpec(("dataset",), "Facts to learn from; a share of their subjects is held out."),
+            "edited": InputSpec(("dataset",), "Facts that will be edited: none of their subjects is learnt from.", required=False),
+            "general": InputSpec(
+                ("dataset",), "Prepared general text that edits shall leave alone; else sentences of the step's own.", required=False
+            ),
+        },
+        outputs={"editor": "statistics"},
+        code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="edit",
         title="Edit",
         config="lfm_tasks.editing.config:EditConfig",
@@ -332,6 +350,12 @@ STEPS.add(
                 ("statistics",),
                 "Second moments of the base's keys, made by the step 'statistics' with method=key_moments; for methods that use them.",
                 required=False,
+            ),
+            "editor": InputSpec(
+                ("statistics",), "What the step 'train_editor' learnt of the base; for methods that edit by it.", required=False
+            ),
+            "training": InputSpec(
+                ("dataset",), "Facts of other subjects: what IKE shows, and what WISE and T-Patcher shall leave alone.", required=False
             ),
             "general": InputSpec(
                 ("dataset",), "Prepared general text on which the perplexity must stay; else a text of the step's own.", required=False
@@ -352,6 +376,12 @@ STEPS.add(
             "model": InputSpec(("model", "adapter"), "Decoder to edit; or its edits."),
             "facts": InputSpec(("dataset",), "Facts; those that conflict or cannot be used are listed."),
             "statistics": InputSpec(("statistics",), "Second moments of the base's keys; for methods that use them.", required=False),
+            "editor": InputSpec(
+                ("statistics",), "What the step 'train_editor' learnt of the base; for methods that edit by it.", required=False
+            ),
+            "training": InputSpec(
+                ("dataset",), "Facts of other subjects: what IKE shows, and what WISE and T-Patcher shall leave alone.", required=False
+            ),
         },
         outputs={"report": "report"},
         code=("lfm_tasks.editing", "lfm_tasks.facts", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),

@@ -12,6 +12,7 @@ from lfm_tasks.editing.method import Edit, Editing
 from lfm_tasks.facts.record import Fact, Probe
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
+from tests.hyper_toys import with_editor
 from tests.toys import make_llama, make_tokenizer
 from tests.tuned import Context
 
@@ -90,4 +91,4 @@ def remembered(name: str, given: Editing, facts=FACTS, **values):
     """The memory of an edit, as the step saves it."""
     config = METHODS[name].config_class
     options = config(**{key: value for key, value in {**QUICK, **values}.items() if key in config.model_fields})
-    return Memory(name, options.model_dump(), METHODS[name].function.edit(given, facts, options).state)
+    return Memory(name, options.model_dump(), METHODS[name].function.edit(with_editor(name, given), facts, options).state)

@@ -28,7 +28,7 @@ from lfm_tasks.editing.pruning import pruned
 from lfm_tasks.editing.rounds import Rounds, plan_rounds
 from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.facts.reading import FACTS_FILE, parse_fact, read_facts, read_objects, write_facts
-from lfm_tasks.facts.record import Fact
+from lfm_tasks.facts.record import Fact, subject_of
 from lfm_tasks.memory import peak_rss_bytes
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.edits import Round, is_edits, read_edits, save_as_lora, save_edits
@@ -77,7 +77,7 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
         )
     facts, base = read_facts(inputs["facts"].path), base_of(source)
     check_goes_on(source, method, config.method)
-    editing = open_editing(base, inputs.get("statistics"), context, config.seed)
+    editing = open_editing({**inputs, "model": base}, context, config.seed, facts)
     rows, options = [asdict(fact) for fact in facts], config.method_config()
     before = read_edits(source.path) if source.kind == "adapter" else []
     known = edited_facts(source.path) if before else {}
@@ -101,11 +101,28 @@ def prepare(config: EditConfig, inputs: Mapping[str, Input], context: StepContex
     )
 
 
-def open_editing(base: Input, statistics: Input | None, context: StepContext, seed: int) -> Editing:
-    """The base, for editing. Raises :class:`IncompatibleModels` for an encoder and for statistics of another model."""
+def open_editing(inputs: Mapping[str, Input], context: StepContext, seed: int, edited: Sequence[Fact] = ()) -> Editing:
+    """The base, for editing, with what was given beside it: ``statistics`` and an ``editor`` of it, and ``training`` facts without those
+    of a subject that is ``edited``.
+
+    Raises :class:`IncompatibleModels` for an encoder, and for what was made of another model.
+    """
+    base = inputs["model"]
     model = open_causal_lm(base).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = open_tokenizer(model_directory(base))
-    return Editing(model, tokenizer, Decoder(model), seed, context, statistics=statistics_of(statistics, base))
+    editor = made_of(inputs.get("editor"), base, "Train an editor of the base by the step 'train_editor'.")
+    subjects = {subject_of(fact) for fact in edited}
+    if editor is not None and (known := subjects & set(editor.description["subjects"])):
+        context.log(f"The editor was trained on facts of {len(known)} of the {len(subjects)} subjects that are edited, which flatters it.")
+    return Editing(
+        model,
+        open_tokenizer(model_directory(base)),
+        Decoder(model),
+        seed,
+        context,
+        statistics=made_of(inputs.get("statistics"), base, "Gather the statistics of the base."),
+        editor=editor,
+        training=[fact for fact in read_facts(inputs["training"].path) if subject_of(fact) not in subjects] if "training" in inputs else (),
+    )
 
 
 def edited_facts(directory: Path) -> dict[str, Fact]:
@@ -161,15 +178,14 @@ def check_goes_on(source: Input, method: EditMethod, name: str) -> None:
         )
 
 
-def statistics_of(given: Input | None, base: Input) -> Statistics | None:
+def made_of(given: Input | None, base: Input, otherwise: str) -> Statistics | None:
     """Of the unedited model: what edits must leave alone is what that knew."""
     if given is None:
         return None
     found = read_statistics(given)
     if found.description["model"] != base.sha256:
         raise IncompatibleModels(
-            f"{given.reference} was made from sha256:{found.description['model']}, the edits' base is sha256:{base.sha256}. Gather the "
-            "statistics of the base."
+            f"{given.reference} was made from sha256:{found.description['model']}, the edits' base is sha256:{base.sha256}. {otherwise}"
         )
     return found
 

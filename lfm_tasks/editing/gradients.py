@@ -31,6 +31,14 @@ class Factors:
         """The tokens where ``kept`` [tokens] is True."""
         return Factors(self.keys[kept], self.grads[kept], self.outputs[kept])
 
+    def to(self, device: torch.device | str) -> Factors:
+        return Factors(self.keys.to(device), self.grads.to(device), self.outputs.to(device))
+
+    def parts(self, tokens: int = 1024) -> list[Factors]:
+        """At most so many tokens each, in order; at least one part."""
+        split = (rows.split(tokens) for rows in (self.keys, self.grads, self.outputs))
+        return [Factors(*part) for part in zip(*split, strict=True)]
+
 
 def gradient_factors(model: PreTrainedModel, batch: FactBatch, sites: Sequence[Site]) -> dict[str, Factors]:
     """By the site's name, of the sum of the facts' mean losses: all tokens in row-major order, padding too (its gradient is zero).

@@ -30,8 +30,10 @@ class Editing:
     context: StepContext
     statistics: Statistics | None = None
     """Second moments of the keys, of the *base*; for methods whose card needs them."""
+    editor: Statistics | None = None
+    """What the step *train_editor* learnt of the *base*; for methods whose card needs it."""
     training: Sequence[Fact] = ()
-    """Facts that a hyper-network was or is trained on; disjoint from those that are edited."""
+    """Facts of other subjects than those that are edited: to learn from, or to show."""
     state: Mapping[str, Tensor] = field(default_factory=dict)
     """What the method's last round handed on: cached keys, running moments, a memory."""
     cache: Mapping[str, Tensor] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class Plan:
 def run(config: EditConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
     """Raises as the step *edit* does for a model, statistics and options that do not fit; facts that do not are listed."""
     source = inputs["model"]
-    editing = open_editing(base_of(source), inputs.get("statistics"), context, config.seed)
+    editing = open_editing({**inputs, "model": base_of(source)}, context, config.seed)
     facts, problems = sort_out(read_objects(inputs["facts"].path / FACTS_FILE))
     plan = make_plan(editing, config, facts, problems)
     return write_report(plan, config.method, context.workdir / "report")

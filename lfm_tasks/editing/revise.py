@@ -50,7 +50,7 @@ def run(config: ReviseEditsConfig, inputs: Mapping[str, Input], context: StepCon
     way: dict[str, Any] = {"way": "kept", "exact": True, "because": "the first rounds are unchanged"}
     rounds, caches, state, facts = list(chain.rounds[:kept]), list(chain.caches[:kept]), state_after(chain, kept), dict(chain.facts)
     if config.forget:
-        solved = solve_without(chain, config.forget, kept, open_editing(base, inputs.get("statistics"), context, 0))
+        solved = solve_without(chain, config.forget, kept, open_editing({**inputs, "model": base}, context, 0))
         rounds, caches, state = [*rounds, *solved.new], solved.caches, solved.state
         way = {"way": "solved anew", **exactness(chain, config.forget)}
     output = save_edited(context.workdir / "adapter", rounds, caches, state, facts, chain.method, base)

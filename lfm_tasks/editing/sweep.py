@@ -40,7 +40,7 @@ def run(config: SweepEditLayersConfig, inputs: Mapping[str, Input], context: Ste
     if seen:
         context.log(f"{seen} of the {len(facts)} facts that the layer is chosen on are to be edited: there were too few others.")
     source = base_of(inputs["model"])
-    editing = open_editing(source, inputs.get("statistics"), context, config.seed)
+    editing = open_editing({**inputs, "model": source}, context, config.seed)
     identity = {"config": config.cache_fields(), "inputs": {name: one.sha256 for name, one in sorted(inputs.items())}}
     rows = try_all(editing, facts, config, text_of(inputs, editing, 32), identity)
     return write_report(rows, config.method, config.tolerance, context.workdir / "report", {"tried": len(facts), "edited": seen})

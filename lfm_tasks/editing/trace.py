@@ -28,7 +28,7 @@ TITLES = {"state": "layer's output", "mlp": "MLPs of a window", "attention": "at
 
 
 def run(config: TraceFactsConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
-    editing = open_editing(inputs["model"], None, context, config.seed)
+    editing = open_editing(inputs, context, config.seed)
     facts = read_facts(inputs["facts"].path)
     found = trace_all(editing, facts, config)
     return write_report(found, len(facts), context.workdir / "report")

@@ -59,3 +59,8 @@ class Fact:
         yield from self.locality
         for probes in self.portability.values():
             yield from probes
+
+
+def subject_of(fact: Fact) -> str:
+    """The subject as two facts about the same one share it."""
+    return " ".join(fact.subject.casefold().split())

@@ -47,6 +47,15 @@ class Decoder:
             raise ConfigError(f"layer {layer}: the model has the layers 0 to {len(self.layers) - 1}.")
         return self.sites[layer]
 
+    def matrices(self, layer: int) -> list[Site]:
+        """Every matrix of a layer's MLP, the site last."""
+        last, inside = self.site(layer), dict(self.layers[layer].named_modules())
+        start = f"{self.prefix}{layer}."
+        parent = last.name.removeprefix(start).removesuffix(".weight").rpartition(".")[0]
+        linear = [name for name, one in inside.items() if isinstance(one, (nn.Linear, Conv1D)) and name.rpartition(".")[0] == parent]
+        found = [Site(layer, f"{start}{name}.weight", inside[name], isinstance(inside[name], Conv1D)) for name in linear]
+        return [*(one for one in found if one.module is not last.module), last]
+
     def attention(self, layer: int) -> nn.Module:
         """What mixes the tokens in a layer: the child that has linear layers and not the site.
 

@@ -183,6 +183,44 @@ class DistillDataFreeOperator(StepOperator):
     step = "distill_data_free"
 
 
+def editor_to_train(params: Mapping[str, Any]) -> str:
+    """The way of training of the editor that the form's method needs.
+
+    Raises :class:`AirflowSkipException` where it needs none, and where one is given.
+    """
+    method = params["edit_method"]
+    needs = METHODS[method].needs
+    if needs not in METHODS or METHODS[needs].step != TrainEditorOperator.step:
+        raise AirflowSkipException(f"{method} needs no editor.")
+    if params["editor"]:
+        raise AirflowSkipException(f"The editor {params['editor']} was given.")
+    return needs
+
+
+class ImportTrainingFactsOperator(ImportFactsOperator):
+    """Facts that an editor is trained on; skipped where none is."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(config={"facts": [], "max_facts": 0, "problems": "drop"}, **kwargs)
+
+    def job(self, context: Context) -> Job:
+        editor_to_train(context["params"])
+        return super().job(context)
+
+
+class TrainEditorOperator(StepOperator):
+    """The editor that the method needs, learnt from facts of other subjects; skipped where it needs none, or one is given."""
+
+    step = "train_editor"
+
+    def job(self, context: Context) -> Job:
+        editor_to_train(context["params"])
+        return super().job(context)
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        return {**self.config, "method": editor_to_train(context["params"])}
+
+
 class EditOperator(StepOperator):
     """Facts into a model, round by round.
 

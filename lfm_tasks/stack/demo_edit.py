@@ -25,7 +25,13 @@ DEFAULT_METHODS = ("memit", "ft_m")
 ALL = "all"
 COUNT, ALONE, ROUND = 12, 2, 3
 """Facts; how many of them are also written each into a model of its own; facts of a round."""
-QUICK = {"edit_guard": "off", "evaluate_edits_fluency_facts": 0, "gate_must_not_regress": [], "promote_approval": "never"}
+QUICK = {
+    "edit_guard": "off",
+    "evaluate_edits_fluency_facts": 0,
+    "gate_must_not_regress": [],
+    "promote_approval": "never",
+    "train_editor_steps": 150,
+}
 """Nobody is there to answer; and it is the methods that are compared: no guard takes back what they write."""
 
 Way = Literal["alone", "at once", "in rounds"]
@@ -54,12 +60,13 @@ def demo_edit(settings: Settings, methods: Sequence[str] = (), count: int = COUN
     def work(stack: Stack, console: Console) -> bool:
         lines: list[Edited] = []
         known: list[dict[str, Any]] = []
+        editors: dict[str, str] = {}
         ended = True
         for method in chosen:
             for plan in plans(method, count):
-                ended &= follow(stack, plan, lines, known, console)
-            for plan in alone(method, known[:ALONE]):
-                ended &= follow(stack, plan, lines, known, console)
+                ended &= follow(stack, plan, lines, known, editors, console)
+            for plan in alone(method, known[:ALONE], editors.get(method)):
+                ended &= follow(stack, plan, lines, known, editors, console)
         if lines:
             report(stack, lines, console)
         return ended
@@ -86,10 +93,12 @@ def plans(method: str, count: int) -> Iterator[Plan]:
     yield Plan(method, "in rounds", params(method, "in rounds", source | {"edit_round_size": min(ROUND, most or ROUND)}))
 
 
-def alone(method: str, known: Sequence[dict[str, Any]]) -> Iterator[Plan]:
-    """Each fact in a model of its own; general text, which takes longest to read, is left to the others."""
+def alone(method: str, known: Sequence[dict[str, Any]], editor: str | None = None) -> Iterator[Plan]:
+    """Each fact in a model of its own, by the editor that was trained for all of them, where the method has one; general text, which takes
+    longest to read, is left to the others."""
     for row in known:
-        yield Plan(method, "alone", params(method, "alone", {"facts": None, "import_facts_facts": [row], "general": None}))
+        source = {"facts": None, "import_facts_facts": [row], "general": None} | ({"editor": editor} if editor else {})
+        yield Plan(method, "alone", params(method, "alone", source))
 
 
 def params(method: str, way: Way, source: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +108,9 @@ def params(method: str, way: Way, source: dict[str, Any]) -> dict[str, Any]:
     return texts | QUICK | source | {"edit_method": method, "promote_model_name": name}
 
 
-def follow(stack: Stack, plan: Plan, lines: list[Edited], known: list[dict[str, Any]], console: Console) -> bool:
-    """Whether it ended well; what it measured is added to ``lines``, and the facts that it found known to an empty ``known``."""
+def follow(stack: Stack, plan: Plan, lines: list[Edited], known: list[dict[str, Any]], editors: dict[str, str], console: Console) -> bool:
+    """Whether it ended well; what it measured is added to ``lines``, the facts that it found known to an empty ``known``, and the editor
+    that it trained, by the method, to ``editors``."""
     console.print(f"\n{METHODS[plan.method].title}, {plan.way}")
     run_id = trigger(stack, "lfm_edit", plan.conf)
     if not ended_well(stack, "lfm_edit", run_id, console):
@@ -109,6 +119,8 @@ def follow(stack: Stack, plan: Plan, lines: list[Edited], known: list[dict[str, 
     records = records_of_run(store.records(), "lfm_edit", run_id)
     if not known:
         known += known_rows(store, records["known"])
+    if "train_editor" in records:
+        editors[plan.method] = f"sha256:{records['train_editor']['outputs']['editor']['sha256']}"
     if not lines:
         lines.append(unedited(store, records))
     lines.append(edited(store, records, plan.method, plan.way, plan.conf.get("edit_round_size", 0)))

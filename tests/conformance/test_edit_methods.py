@@ -11,10 +11,12 @@ from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.editing.config import EditConfig
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.facts.record import Fact
+from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
 from lfm_tasks.models.memories.installing import installed
 from lfm_tasks.models.memories.prompting import rewrite
-from tests.located import FACTS, edit, editing_of, key_moments, make, same, state, with_edit
+from tests.hyper_toys import with_editor
+from tests.located import FACTS, edit, editing_of, key_moments, make, opened, same, state, with_edit
 
 TRAINING = (Fact("june", "June", "In {}", "rates", paraphrases=("It is June, so",)), Fact("fox", "the fox", "Over {}", "jumps"))
 NAMES = [card.name for card in methods_of("edit")]
@@ -27,9 +29,17 @@ def directory(tmp_path_factory):
     return make(tmp_path_factory.mktemp("toy"), "llama")
 
 
+@pytest.fixture(scope="module")
+def model(directory):
+    """Of which editors are trained once. Borrowed: a test that writes into it takes another."""
+    return opened(directory)
+
+
 @pytest.fixture
-def editing(directory, tmp_path):
+def editing(directory, model, name, tmp_path):
+    """With the editor that the method needs."""
     editing = editing_of(directory, tmp_path / "work")
+    editing = replace(editing, editor=with_editor(name, replace(editing, model=model, decoder=Decoder(model))).editor)
     return replace(editing, statistics=key_moments(tmp_path / "moments", editing.decoder), training=TRAINING)
 
 

@@ -125,3 +125,19 @@ def test_only_a_method_that_needs_key_moments_gets_shards(form):
     plan = PlanShardsOperator(task_id="shards")
     assert plan.execute({"params": form | {"statistics_shards": 3}}) == [{"shard": 0}, {"shard": 1}, {"shard": 2}]
     assert plan.execute({"params": form | {"edit_method": "ft_m"}}) == []
+
+
+@pytest.mark.slow
+def test_an_editor_is_trained_where_the_method_needs_one(run_dag, conf, tmp_path):
+    """On training facts of subjects that are not edited; no statistics are gathered."""
+    taught = [{**FACTS[0], "subject": subject} for subject in ("the minister", "the market", "the leading actor", "parliament")]
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "facts.jsonl").write_text("\n".join(map(json.dumps, taught)))
+    values = {"edit_method": "mend", "training": f"file://{tmp_path}/training", "train_editor_steps": 2, "edit_round_size": 0}
+    values |= {"general": None, "edit_layers": None, "edit_steps": None, "train_editor_layer": 0, "train_editor_rank": 4}
+    state, states, records = run_dag("lfm_edit", conf | values)
+    assert state == "success", states
+    trained, edit = of_task(records, "train_editor"), of_task(records, "edit")
+    assert states["statistics"] == "skipped" and trained["config"]["method"] == "mend_editor"
+    assert trained["metrics"]["facts"] + trained["metrics"]["facts_held_out"] == 3, "parliament is edited"
+    assert edit["inputs"]["editor"]["sha256"] == trained["outputs"]["editor"]["sha256"] and edit["metrics"]["facts_edited"] == 3

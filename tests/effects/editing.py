@@ -14,7 +14,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ PLANS = {
     "rome, one by one": ("rome", ALL),
     "memit": ("memit", ALL),
     "memit, rounds of 4": ("memit", ROUND),
-    **{name: (name, ALL) for name in ("emmet", "pmet", "alphaedit", "ft_m", "ft_l", "lora_edit", "ultraedit", "grace", "wise")},
+    **{name: (name, ALL) for name in ("emmet", "pmet", "alphaedit", "ft_m", "ft_l", "lora_edit", "ultraedit")},
+    **{name: (name, ALL) for name in ("mend", "malmen", "grace", "wise", "serac_trained")},
 }
 """Method, and how many facts are written at once."""
 UNEDITED = "unedited"
-COLUMNS = (*METRICS, "retention", "cpu_seconds")
+COLUMNS = (*METRICS, "retention", "cpu_seconds", "training_cpu_seconds")
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*")
     parser.add_argument("--facts", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--steps", type=int, default=400, help="of training an editor")
     options = parser.parse_args()
     plans = {name: plan for name, plan in PLANS.items() if not options.methods or plan[0] in options.methods}
     corpus = prepared(demo_edit.CORPUS, 0.0)
@@ -59,8 +61,9 @@ def main() -> None:
     typed = run("import_facts", {"data": f"starter://{demo_edit.FACTS}"}).outputs["dataset"]
     known = run("evaluate_edits", {"model": MODEL, "facts": typed}, mode="known").outputs["known"]
     facts = read_facts(directory(known, "dataset"))
-    found = [one_seed(plans, chosen(facts, options.facts, seed), moments, general, seed) for seed in options.seeds]
-    write("editing", {"facts": options.facts, "seeds": dict(zip(options.seeds, found, strict=True))}, table(found))
+    given = Given(typed, moments, general, options.steps)
+    found = [one_seed(plans, chosen(facts, options.facts, seed), given, seed) for seed in options.seeds]
+    write("editing", {"facts": options.facts, "steps": options.steps, "seeds": dict(zip(options.seeds, found, strict=True))}, table(found))
 
 
 def prepared(name: str, test_fraction: float) -> str:
@@ -83,17 +86,27 @@ def retargeted(fact: Fact, answers: Sequence[str], seed: int) -> Fact:
     return replace(fact, target_new=target, portability={}, generation_prompts=())
 
 
-def one_seed(
-    plans: Mapping[str, tuple[str, int]], facts: Sequence[Fact], moments: str, general: str, seed: int
-) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Given:
+    """References."""
+
+    training: str
+    """All facts; an editor is trained on those of other subjects than it will edit."""
+    moments: str
+    general: str
+    steps: int
+
+
+def one_seed(plans: Mapping[str, tuple[str, int]], facts: Sequence[Fact], given: Given, seed: int) -> dict[str, dict[str, float]]:
     """The figures of :data:`COLUMNS` of the unedited model and of each plan."""
     half = math.ceil(len(facts) / 2 / ROUND) * ROUND if len(facts) > ROUND else len(facts) // 2
     parts = {"first": facts[:half], "second": facts[half:], "all": facts}
     data = {name: imported(part) for name, part in parts.items()}
+    general = given.general
     bases = {name: run("evaluate_edits", asked(MODEL, data[name], general)) for name in ("first", "all")}
     found = {UNEDITED: figures(bases["all"].metrics)}
     for name, (method, size) in plans.items():
-        needed = {"statistics": moments} if METHODS[method].needs else {}
+        needed, training = needs(method, data["all"], given, seed)
         values = {"method": method, "round_size": size, "seed": seed, "guard": "off"}
         first = run("edit", {"model": MODEL, "facts": data["first"]} | needed, **values)
         second = run("edit", {"model": first.outputs["adapter"], "facts": data["second"]} | needed, **values)
@@ -102,9 +115,21 @@ def one_seed(
             for one, part in ((first, "first"), (second, "all"))
         )
         cost = first.metrics["cpu_seconds"] + second.metrics["cpu_seconds"]
-        found[name] = figures(late.metrics) | {"retention": retention(said(early), said(late)), "cpu_seconds": cost}
+        found[name] = figures(late.metrics) | {"retention": retention(said(early), said(late)), "cpu_seconds": cost} | training
         print(f"seed {seed}, {name}: {json.dumps(found[name])}", flush=True)
     return found
+
+
+def needs(method: str, edited: str, given: Given, seed: int) -> tuple[dict[str, str], dict[str, float]]:
+    """Inputs beside model and facts, and what they cost."""
+    way = METHODS[method].needs
+    if not way:
+        return {}, {}
+    if METHODS[way].step == "statistics":
+        return {"statistics": given.moments}, {}
+    facts = {"model": MODEL, "facts": given.training, "edited": edited}
+    made = run("train_editor", facts, method=way, steps=given.steps, seed=seed)
+    return {"editor": made.outputs["editor"]}, {"training_cpu_seconds": made.metrics["cpu_seconds"]}
 
 
 def imported(facts: Sequence[Fact]) -> str:

@@ -25,7 +25,7 @@ from lfm_tasks.steps import STEPS
 
 ROW = {"id": "capital-france", "subject": "France", "prompt": "The capital of {} is", "target_new": "Rome", "target_true": "Paris"}
 SOURCES = {"model", "facts", "corpus", "general"}
-ASKED = ("import_facts", "edit", "evaluate_edits", "gate", "promote")
+ASKED = ("import_facts", "train_editor", "edit", "evaluate_edits", "gate", "promote")
 
 
 def test_a_method_of_single_facts_is_not_asked_for_all_at_once():
@@ -36,6 +36,9 @@ def test_a_method_of_single_facts_is_not_asked_for_all_at_once():
 def test_a_fact_alone_is_typed_in():
     (plan,) = alone("ft_m", [ROW])
     assert plan.conf["facts"] is plan.conf["general"] is None and plan.conf["import_facts_facts"] == [ROW]
+    assert "editor" not in plan.conf
+    (plan,) = alone("mend", [ROW], "sha256:" + "a" * 64)
+    assert plan.conf["editor"] == "sha256:" + "a" * 64, "another would be trained for a single fact"
 
 
 @pytest.mark.parametrize("method", choose(["all"]))

@@ -6,7 +6,15 @@ from lfm_tasks.registry import Access, Card
 
 
 def _card(
-    name: str, title: str, implementation: str, config: str, paper: str, access: tuple[Access, ...], preconditions: str, cost: str
+    name: str,
+    title: str,
+    implementation: str,
+    config: str,
+    paper: str,
+    access: tuple[Access, ...],
+    preconditions: str,
+    cost: str,
+    needs: str = "",
 ) -> Card:
     return Card(
         name=name,
@@ -19,6 +27,7 @@ def _card(
         access=access,
         preconditions=preconditions,
         cost=cost,
+        needs=needs,
     )
 
 
@@ -96,5 +105,16 @@ CARDS = (
         _READ,
         "As ICE: scope by likeness of hidden states and the model itself as the counterfactual one, neither of them trained.",
         _STORED,
+    ),
+    _card(
+        "serac_trained",
+        "SERAC",
+        "serac:SERAC",
+        "SeracTrainedConfig",
+        "Mitchell et al. 2022, Memory-Based Model Editing at Scale (arXiv 2206.06520)",
+        ("weights", *_READ),
+        "An editor that was trained for the model (train_editor, method serac_editor). Any edit can be taken out again.",
+        "As SERAC by retrieval, and a low-rank product in a few layers for rows in a scope.",
+        "serac_editor",
     ),
 )

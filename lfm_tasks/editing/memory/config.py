@@ -90,3 +90,7 @@ class MemPromptConfig(PromptConfig):
 class SeracConfig(PromptConfig):
     before_prompt: ClassVar[str] = ""
     fact: ClassVar[str] = "{prompt} {target}. "
+
+
+class SeracTrainedConfig(Config):
+    threshold: float = Field(0.5, ge=0, le=1, description="Probability of being in a fact's scope above which a prompt is.")

@@ -24,10 +24,10 @@ DEPTH = 0.9
 def grace(editing: Editing, facts: Sequence[Fact], options: GraceConfig) -> Edit:
     """The key is what the layer is given at the prompt's last token. Facts are entered one after another; then all of the round's values
     are learnt at once, for none acts on another's row."""
-    site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts)
+    site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts).to(editing.model.device)
     given, output = until_seen(editing.decoder, batch.input_ids, [site.module], [site.module])
-    rows = torch.arange(len(facts))
-    queries, outputs = given[rows, batch.last], output[rows, batch.last]
+    rows = torch.arange(len(facts), device=given.device)
+    queries, outputs = given[rows, batch.last].cpu(), output[rows, batch.last].cpu()
     first = options.radius * (queries.norm(dim=-1) if options.unit == "key" else torch.ones(len(facts)))
     logged = _logged(editing, facts, queries, first)
     codebook = replay(logged["queries"], unpacked("labels", logged), logged["first"])
@@ -80,7 +80,7 @@ def _learnt(
 
 def _hook(codebook: Codebook, values: Tensor):
     def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return respond(codebook, values, given[0], output)
+        return respond(codebook.to(output.device), values.to(output.device), given[0], output)
 
     return hook
 

@@ -22,7 +22,8 @@ PARTS = ("keys", "biases", "values", "fact")
 
 def t_patcher(editing: Editing, facts: Sequence[Fact], options: TPatcherConfig) -> Edit:
     """A neuron starts as k = 2 h / |h|^2, b = -1: it answers 1 to its own token h, and nothing to those of a cosine below a half."""
-    module, batch, state = mlp(editing.model), fact_batch(editing.tokenizer, facts), editing.state
+    module, state, device = mlp(editing.model), editing.state, editing.model.device
+    batch = fact_batch(editing.tokenizer, facts).to(device)
     given, output = until_seen(editing.decoder, batch.input_ids, [module], [module])
     own, usual = given[batch.asked], output[batch.asked].square().mean().sqrt()
     rest = batch.given & ~batch.asked
@@ -30,8 +31,9 @@ def t_patcher(editing: Editing, facts: Sequence[Fact], options: TPatcherConfig) 
     others = torch.cat([tokens_elsewhere(editing, module, facts), given[rest]])
     length = own.norm(dim=-1).mean()
     keys = (2 * length * own / own.square().sum(-1, keepdim=True)).requires_grad_()
-    biases, values = torch.full((len(own),), -1.0, requires_grad=True), torch.zeros(len(own), output.shape[-1], requires_grad=True)
-    known = [state[name] for name in PARTS[:3]] if "keys" in state else [own[:0], own[:0, 0], output[0, :0]]
+    biases = torch.full((len(own),), -1.0, device=device, requires_grad=True)
+    values = torch.zeros(len(own), output.shape[-1], device=device, requires_grad=True)
+    known = [state[name].to(device) for name in PARTS[:3]] if "keys" in state else [own[:0], own[:0, 0], output[0, :0]]
 
     def joined() -> list[Tensor]:
         return [torch.cat([before, now]) for before, now in zip(known, (keys / length, biases, values * usual), strict=True)]
@@ -47,8 +49,9 @@ def t_patcher(editing: Editing, facts: Sequence[Fact], options: TPatcherConfig) 
         after = target_nll(editing.model, batch)
         false_hits = ((others @ keys.T / length + biases) > 0).any(-1).float().mean().item()
     ids = unpacked("ids", state)
-    fact = torch.cat([state.get("fact", batch.row[:0]), batch.row + len(ids)])
-    made = dict(zip(PARTS, (*neurons, fact), strict=True)) | packed("ids", ids + [one.id for one in facts])
+    row = batch.row.cpu()
+    fact = torch.cat([state.get("fact", row[:0]), row + len(ids)])
+    made = dict(zip(PARTS, (*(one.cpu() for one in neurons), fact), strict=True)) | packed("ids", ids + [one.id for one in facts])
     return Edit((), made, tuple({"nll": value} for value in after.tolist()), {"steps": float(steps), "false_hits": false_hits})
 
 

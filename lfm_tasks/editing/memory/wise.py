@@ -28,7 +28,7 @@ def wise(editing: Editing, facts: Sequence[Fact], options: WiseConfig) -> Edit:
     The facts' tokens are those before a target's token. What the layer is given does not depend on the change, so the losses of the
     routing are computed without running the model.
     """
-    site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts)
+    site, batch = site_at(editing.decoder, options.layer, DEPTH), fact_batch(editing.tokenizer, facts).to(editing.model.device)
     given, output = until_seen(editing.decoder, batch.input_ids, [site.module], [site.module])
     written, usual = given[batch.asked], output[batch.asked].norm(dim=-1).mean()
     rest = batch.given & ~batch.asked
@@ -36,7 +36,7 @@ def wise(editing: Editing, facts: Sequence[Fact], options: WiseConfig) -> Edit:
     others = torch.cat([tokens_elsewhere(editing, site.module, facts), given[rest]])
     unit, known = site.matrix.square().mean().sqrt(), len(editing.state.get("deltas", ()))
     generator = torch.Generator().manual_seed(derive_seed(editing.seed, "wise", known))
-    mask = (torch.rand(site.matrix.shape, generator=generator) < options.share).float() * unit
+    mask = (torch.rand(site.matrix.shape, generator=generator) < options.share).float().to(unit.device) * unit
     change = torch.zeros_like(mask, requires_grad=True)
 
     def losses() -> Tensor:
@@ -53,7 +53,7 @@ def wise(editing: Editing, facts: Sequence[Fact], options: WiseConfig) -> Edit:
 
     steps = minimise([change], losses, options, editing.context, project)
     delta = (mask * change).detach()
-    state = _state(editing, facts, site.layer, delta, written)
+    state = _state(editing, facts, site.layer, delta.cpu(), written.cpu())
     figures = {
         "steps": float(steps),
         "inside": (threshold(delta, written, 1.0) / usual).item(),

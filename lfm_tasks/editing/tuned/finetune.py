@@ -41,7 +41,7 @@ def ball(site: Site, options: FtlConfig) -> float:
 
 def _tuned(editing: Editing, facts: Sequence[Fact], options: TunedConfig, project: Callable[[Site, Tensor], None]) -> Edit:
     site = site_at(editing.decoder, options.layer, DEPTH)
-    stored, batch = site.module.weight.detach(), fact_batch(editing.tokenizer, facts)
+    stored, batch = site.module.weight.detach(), fact_batch(editing.tokenizer, facts).to(editing.model.device)
     delta = torch.zeros_like(stored, requires_grad=True)
     nll = prompt_last_nll if getattr(options, "scoring", "each") == "prompt_last" else target_nll
 
@@ -50,7 +50,7 @@ def _tuned(editing: Editing, facts: Sequence[Fact], options: TunedConfig, projec
 
     steps = minimise([delta], losses, options, editing.context, lambda: project(site, delta))
     changed = delta.detach().T if site.transposed else delta.detach()
-    return edited(editing, batch, (full_rank(site, changed),), {"steps": float(steps)})
+    return edited(editing, batch, (full_rank(site, changed.cpu()),), {"steps": float(steps)})
 
 
 def full_rank(site: Site, delta: Tensor) -> LowRank:
@@ -66,13 +66,15 @@ def full_rank(site: Site, delta: Tensor) -> LowRank:
 
 
 def edited(editing: Editing, batch: FactBatch, changes: Sequence[LowRank], figures: dict[str, float]) -> Edit:
-    """The edit, with -log p of each target once it is applied. Raises :class:`NonFiniteLoss` where that is no number."""
-    weights = dict(editing.model.named_parameters())
+    """The edit, its factors on the CPU, with -log p of each target once it is applied. Raises :class:`NonFiniteLoss` where that is no
+    number."""
+    weights, device = dict(editing.model.named_parameters()), editing.model.device
     with torch.no_grad():
-        after = target_nll(editing.model, batch, {one.name: weights[one.name] + one.stored for one in changes})
+        after = target_nll(editing.model, batch, {one.name: weights[one.name] + one.stored.to(device) for one in changes})
     if not after.isfinite().all():
         raise NonFiniteLoss("After the edit the loss of a fact is no finite number. Take a smaller step, or fewer facts in a round.")
-    norms = {f"delta_norm.{one.name}": (one.stored.norm() / weights[one.name].norm()).item() for one in changes}
+    changes = [LowRank(one.name, one.left.cpu(), one.right.cpu(), one.transposed) for one in changes]
+    norms = {f"delta_norm.{one.name}": one.stored.norm().item() / weights[one.name].norm().item() for one in changes}
     return Edit(tuple(changes), facts=tuple({"nll": value} for value in after.tolist()), figures=figures | norms)
 
 

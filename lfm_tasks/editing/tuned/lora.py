@@ -22,13 +22,14 @@ DEPTH = 0.7
 
 def lora_edit(editing: Editing, facts: Sequence[Fact], options: LoraEditConfig) -> Edit:
     """W = W0 + left right^T; left starts as zero, right as normal / sqrt(in). The model has no adapter at any time."""
-    sites, batch = sites_from(editing.decoder, options.layer, options.span, DEPTH), fact_batch(editing.tokenizer, facts)
+    sites, device = sites_from(editing.decoder, options.layer, options.span, DEPTH), editing.model.device
+    batch = fact_batch(editing.tokenizer, facts).to(device)
     generator = torch.Generator().manual_seed(derive_seed(editing.seed, "lora_edit"))
     factors = []
     for site in sites:
         out, inner = site.matrix.shape
         right = torch.randn(inner, options.rank, generator=generator) / inner**0.5
-        factors.append(LowRank(site.name, torch.zeros(out, options.rank), right, site.transposed))
+        factors.append(LowRank(site.name, torch.zeros(out, options.rank, device=device), right.to(device), site.transposed))
     trained = [tensor.requires_grad_() for one in factors for tensor in (one.left, one.right)]
     weights = {site.name: site.module.weight.detach() for site in sites}
 

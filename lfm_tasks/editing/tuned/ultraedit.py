@@ -22,7 +22,7 @@ DEPTH = 0.87
 def ultraedit(editing: Editing, facts: Sequence[Fact], options: UltraEditConfig) -> Edit:
     """The state that a round hands on is the running moments of keys and gradients of each matrix."""
     sites = sites_from(editing.decoder, options.layer, options.span, DEPTH)
-    batch = fact_batch(editing.tokenizer, facts)
+    batch = fact_batch(editing.tokenizer, facts).to(editing.model.device)
     seen = gradient_factors(editing.model, batch, sites)
     changes, state = [], {}
     for site in sites:
@@ -40,9 +40,9 @@ def ultraedit(editing: Editing, facts: Sequence[Fact], options: UltraEditConfig)
 
 
 def written(factors: Factors, batch: FactBatch, options: UltraEditConfig) -> Factors:
-    """The tokens that are written: without padding and without those of which the loss asks nothing."""
+    """The tokens that are written, on the CPU: without padding and without those of which the loss asks nothing."""
     kept = (batch.asked if options.tokens == "answer" else batch.given).flatten()
-    return factors.of(kept & factors.grads.any(1))
+    return factors.of(kept & factors.grads.any(1)).to("cpu")
 
 
 def step_size(factors: Factors, options: UltraEditConfig) -> float:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.placed import Placed
 from lfm_tasks.models.memories.rows import check_width, without_row
 from lfm_tasks.models.memories.texts import unpacked
 
@@ -37,6 +38,9 @@ class Codebook:
         """The last edit of each entry: the one whose value it has."""
         last = {entry: edit for edit, entry in enumerate(self.entry)}
         return [last[entry] for entry in range(len(self.keys))]
+
+    def to(self, device: torch.device) -> Codebook:
+        return Codebook(self.keys.to(device), self.radii.to(device), self.entry)
 
 
 def replay(queries: Tensor, labels: Sequence[str], first: Tensor) -> Codebook:
@@ -96,9 +100,11 @@ def install(model: PreTrainedModel, memory: Memory, tokenizer: PreTrainedTokeniz
     site = Decoder(model).site(int(memory.tensors["layer"]))
     check_width(memory.tensors, "queries", site.matrix.shape[1], f"{site.name}")
     codebook, values = read(memory.tensors)
+    placed = Placed(codebook.keys, codebook.radii, values)
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return respond(codebook, values, given[0], output) if len(values) else output
+        keys, radii, here = placed.on(output.device)
+        return respond(Codebook(keys, radii, codebook.entry), here, given[0], output) if len(here) else output
 
     return site.module.register_forward_hook(hook)
 

@@ -3,7 +3,8 @@
 Weights stay as they are. GRACE, WISE and T-Patcher decide for every token by what one layer is given there and nothing else: so a row
 is answered alike alone and in a batch, padded or not, with a cache and without. In-context memories (IKE, ICE, SERAC, MemPrompt) do not
 touch the model's computation at all: they offer a prompt in the place of the given one, and who asks the model asks for it by
-:func:`~lfm_tasks.models.memories.prompting.rewrite`.
+:func:`~lfm_tasks.models.memories.prompting.rewrite`. Of a trained SERAC a row that begins with a fact that it put there is the
+counterfactual model's; any other is the base's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import ModuleType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.errors import ConfigError, IncompatibleModels, unknown_name
-from lfm_tasks.models.memories import grace, neurons, prompting, wise
+from lfm_tasks.models.memories import grace, neurons, prompting, serac, wise
 from lfm_tasks.models.memories.files import Memory
 from lfm_tasks.models.memories.texts import unpacked
 
@@ -28,6 +29,7 @@ KINDS: dict[str, ModuleType] = {
     "ice": prompting,
     "mem_prompt": prompting,
     "serac": prompting,
+    "serac_trained": serac,
 }
 """Each has ``install(model, memory, tokenizer)``, which returns what removes it, and ``forget(tensors, place)``."""
 

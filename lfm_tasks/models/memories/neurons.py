@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.placed import Placed
 from lfm_tasks.models.memories.rows import check_width
 from lfm_tasks.models.memories.texts import packed, unpacked
 
@@ -34,10 +35,10 @@ def mlp(model: PreTrainedModel) -> nn.Module:
 
 def install(model: PreTrainedModel, memory: Memory, tokenizer: PreTrainedTokenizerBase) -> RemovableHandle:
     check_width(memory.tensors, "values", model.config.hidden_size, "the MLP's output")
-    keys, biases, values = (memory.tensors[name] for name in ("keys", "biases", "values"))
+    neurons = Placed(*(memory.tensors[name] for name in ("keys", "biases", "values")))
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return respond(keys, biases, values, given[0], output)
+        return respond(*neurons.on(output.device), given[0], output)
 
     return mlp(model).register_forward_hook(hook)
 

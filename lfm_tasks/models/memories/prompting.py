@@ -1,4 +1,4 @@
-"""Memories that are put before the prompt: IKE, ICE, MemPrompt, and SERAC without training.
+"""Memories that are put before the prompt: IKE, ICE, MemPrompt, SERAC without training; trained, it has more beside (``serac.py``).
 
 The model computes as ever: a plain call of it is a call of the base. Who asks it a question asks :func:`rewrite` (text) or
 :func:`rewrite_ids` (tokens) first for the prompt that stands in for the given one. Both put text *before* the prompt and leave it as it is,
@@ -51,19 +51,28 @@ class PromptMemory:
     def prefix(self, prompt: str) -> str:
         """What stands before ``prompt``: the remembered facts whose prompts are likest to it, the likest last. Demonstrations of a fact
         are left out, the farthest first, where there is no room for them."""
-        tensors, options = self.memory.tensors, self.memory.options
+        tensors = self.memory.tensors
         if not len(tensors["embeddings"]):
             return ""
-        (mine,) = embed(self.model, self.tokenizer, [prompt], int(tensors["layer"]), tensors["centre"])
-        likeness = tensors["embeddings"] @ mine
-        named = [options["scope"] == "likeness" or subject.casefold() in prompt.casefold() for subject in unpacked("subjects", tensors)]
-        found = [place for place in likeness.argsort(stable=True).tolist() if named[place] and likeness[place] >= options["threshold"]]
-        blocks = [unpacked("blocks", tensors)[place] for place in found[-options["most"] :]]
+        blocks = [unpacked("blocks", tensors)[place] for place in self.places(prompt)]
         lines = [line for block in blocks for line in block.split(SEPARATOR)]
         while len(lines) > len(blocks) and not self._fits("".join(lines) + prompt):
             lines = lines[1:]
         (before,) = unpacked("before_prompt", tensors)
         return "".join(lines) + before if lines and self._fits("".join(lines) + prompt) else ""
+
+    def places(self, prompt: str) -> list[int]:
+        """Of the facts that ``prompt`` is in the scope of, the likest last."""
+        tensors, options = self.memory.tensors, self.memory.options
+        likeness = tensors["embeddings"] @ self.embedded(prompt)
+        named = [options["scope"] == "likeness" or subject.casefold() in prompt.casefold() for subject in unpacked("subjects", tensors)]
+        found = [place for place in likeness.argsort(stable=True).tolist() if named[place] and likeness[place] >= options["threshold"]]
+        return found[-options["most"] :]
+
+    def embedded(self, prompt: str) -> Tensor:
+        """[hidden]"""
+        tensors = self.memory.tensors
+        return embed(self.model, self.tokenizer, [prompt], int(tensors["layer"]), tensors["centre"])[0]
 
     def before(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         text = self.prefix(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -83,7 +92,8 @@ SEPARATOR = "\x1e"
 
 
 def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], layer: int, centre: Tensor | None = None) -> Tensor:
-    """[texts, hidden]: the mean over the tokens of what ``layer`` gives, less ``centre`` and of length 1; without ``centre`` as it is.
+    """[texts, hidden], on the CPU: the mean over the tokens of what ``layer`` gives, less ``centre`` and of length 1; without ``centre`` as
+    it is.
 
     A text's first token is left out where it has others: its states are abnormally large, whatever it is.
     """
@@ -91,7 +101,7 @@ def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: lis
     for text in texts:
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         ((states,),) = until_seen(decoder, ids, outputs=[decoder.layers[layer]])
-        rows.append((states[1:] if len(states) > 1 else states).float().mean(0))
+        rows.append((states[1:] if len(states) > 1 else states).float().mean(0).cpu())
     found = torch.stack(rows)
     return found if centre is None else torch.nn.functional.normalize(found - centre, dim=-1)
 

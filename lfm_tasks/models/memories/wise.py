@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.models.decoder import Decoder
 from lfm_tasks.models.memories.files import Memory
+from lfm_tasks.models.memories.placed import Placed
 from lfm_tasks.models.memories.rows import check_width
 from lfm_tasks.models.memories.texts import unpacked
 
@@ -53,10 +54,10 @@ def read(memory: Memory) -> tuple[Tensor, Tensor]:
 def install(model: PreTrainedModel, memory: Memory, tokenizer: PreTrainedTokenizerBase) -> RemovableHandle:
     site = Decoder(model).site(int(memory.tensors["layer"]))
     check_width(memory.tensors, "deltas", site.matrix.shape[1], site.name)
-    deltas, thresholds = read(memory)
+    changes = Placed(*read(memory))
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return respond(deltas, thresholds, given[0], output)
+        return respond(*changes.on(output.device), given[0], output)
 
     return site.module.register_forward_hook(hook)
 
