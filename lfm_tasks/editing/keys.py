@@ -16,6 +16,8 @@ from lfm_tasks.models.partial import Start, until_seen
 
 PASS_TOKENS = 2048
 """Tokens of one pass, padding counted."""
+KEPT_TOKENS = 1 << 16
+"""Of rows whose hidden states are kept from pass to pass; more are computed again."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,18 @@ class Climb:
         self.chunks = batches(order, [len(row) for row in rows.rows])
         self.back = torch.tensor(order).argsort()
         self.starts: list[Start | None] = [None] * len(self.chunks)
+        self.keeps = sum(map(len, rows.rows)) <= KEPT_TOKENS
 
     def states(self, inputs: Sequence[nn.Module] = (), outputs: Sequence[nn.Module] = (), following: int | None = None) -> list[Tensor]:
         """As those of the rows. The next pass starts at the layer ``following``, of whose weights it may find others; without one, where
         this pass did."""
         found: list[list[Tensor]] = [[] for _ in (*inputs, *outputs)]
-        above = [] if following is None else [self.decoder.layers[following]]
+        above = [self.decoder.layers[following]] if following is not None and self.keeps else []
         for place, chunk in enumerate(self.chunks):
             last = torch.tensor([len(self.rows.rows[row]) - 1 for row in chunk])
             ids = pad_sequence([self.rows.rows[row] for row in chunk], batch_first=True)
             seen = until_seen(self.decoder, ids, [*above, *inputs], outputs, self.starts[place])
-            if following is not None:
+            if above:
                 self.starts[place] = following, seen.pop(0)
             for kept, states in zip(found, seen, strict=True):
                 kept.append(states[torch.arange(len(chunk)), last].cpu())

@@ -285,7 +285,9 @@ def test_what_cannot_be_is_refused(editing, tmp_path):
         edit("alphaedit", editing, energy=1e-9, **FAST)
 
 
-def test_a_climb_sees_what_whole_passes_see_while_the_weights_below_change(editing):
+@pytest.mark.parametrize("kept", [1000, 0])
+def test_a_climb_sees_what_whole_passes_see_while_the_weights_below_change(editing, monkeypatch, kept):
+    monkeypatch.setattr("lfm_tasks.editing.keys.KEPT_TOKENS", kept)
     rows, last = subject_rows(editing, FACTS, fixed_contexts(2)), editing.decoder.layers[3]
     climb = Climb(rows, editing)
     for layer in (0, 1, 3):
