@@ -9,6 +9,7 @@ import torch
 
 from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.editing.config import EditConfig
+from lfm_tasks.editing.hyper.config import TrainEditorConfig
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.decoder import Decoder
@@ -94,6 +95,14 @@ def test_the_target_becomes_likelier(name, editing):
     with installed(editing.model, memory, editing.tokenizer) as model:
         told = rewrite(model, fact.text)
         assert nll() < before - 0.5 or (told.endswith(fact.text) and f"{fact.text} {fact.target_new}" in told)
+
+
+def test_every_editor_is_one_that_a_method_edits_by():
+    ways = {card.name: card for card in methods_of("train_editor")}
+    assert set(ways) == {METHODS[name].needs for name in NAMES} - {"", "key_moments"}
+    for name, card in ways.items():
+        assert card.title and card.preconditions and card.cost and "arXiv" in card.paper
+        assert type(TrainEditorConfig(method=name).method_config()) is card.config_class
 
 
 @methods

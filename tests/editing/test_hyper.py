@@ -238,6 +238,17 @@ def test_a_trained_editor_edits_what_it_never_saw_better_and_leaves_the_rest(nam
     assert best.parts["locality_loss"] < first.parts["edit_loss"] - best.parts["edit_loss"]
 
 
+def test_network_steps_and_ridges_all_learn_at_any_step_sizes(llama, tmp_path):
+    """At equal ones, too."""
+    options = {"rank": 4, "layer": 2, "span": 1, "matrices": "all", "step_rate": 0.01}
+    given, options = lesson(editing(*llama, tmp_path), "malmen_editor", steps=2, every=2, learning_rate=0.01, options=options)
+    made = CARDS["malmen_editor"].function(given, options)
+    best = max(one.step for one in made.trained.looks if one.score == made.trained.best.score)
+    assert best == 2 and len(made.description["matrices"]) == 3
+    assert all(made.tensors[name].all() for name in ("log_step", "log_ridge"))
+    assert all(made.tensors[f"networks.{shape}.0.up"].any() for shape in (0, 1))
+
+
 def test_what_is_held_out_or_will_be_edited_is_not_trained_on_in_any_relation():
     capital = replace(SCHOOL[0], id="other", relation="capital", subject=SCHOOL[0].subject.upper(), prompt="The capital of {} is")
     parts = split((*SCHOOL, capital), [SCHOOL[3]], 0.25, 0)

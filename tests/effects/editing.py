@@ -33,6 +33,7 @@ from lfm_tasks.stack.edited import METRICS
 MODEL = f"starter://{demo_edit.MODEL}"
 ROWS = 96
 """Of 256 tokens at the most: more than ten keys for each of their dimensions."""
+KEY_MOMENTS = "key_moments"
 ROUND = 4
 ALL = 0
 PLANS = {
@@ -55,15 +56,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of training an editor")
     options = parser.parse_args()
     plans = {name: plan for name, plan in PLANS.items() if not options.methods or plan[0] in options.methods}
-    corpus = prepared(demo_edit.CORPUS, 0.0)
     general = prepared(demo_edit.GENERAL, 1.0)
-    moments = run("statistics", {"model": MODEL, "dataset": corpus}, method="key_moments", max_rows=ROWS).outputs["statistics"]
+    moments = key_moments() if any(METHODS[method].needs == KEY_MOMENTS for method, _ in plans.values()) else ""
     typed = run("import_facts", {"data": f"starter://{demo_edit.FACTS}"}).outputs["dataset"]
     known = run("evaluate_edits", {"model": MODEL, "facts": typed}, mode="known").outputs["known"]
     facts = read_facts(directory(known, "dataset"))
     given = Given(typed, moments, general, options.steps)
     found = [one_seed(plans, chosen(facts, options.facts, seed), given, seed) for seed in options.seeds]
     write("editing", {"facts": options.facts, "steps": options.steps, "seeds": dict(zip(options.seeds, found, strict=True))}, table(found))
+
+
+def key_moments() -> str:
+    corpus = prepared(demo_edit.CORPUS, 0.0)
+    return run("statistics", {"model": MODEL, "dataset": corpus}, method=KEY_MOMENTS, max_rows=ROWS).outputs["statistics"]
 
 
 def prepared(name: str, test_fraction: float) -> str:
@@ -125,7 +130,7 @@ def needs(method: str, edited: str, given: Given, seed: int) -> tuple[dict[str, 
     way = METHODS[method].needs
     if not way:
         return {}, {}
-    if METHODS[way].step == "statistics":
+    if way == KEY_MOMENTS:
         return {"statistics": given.moments}, {}
     facts = {"model": MODEL, "facts": given.training, "edited": edited}
     made = run("train_editor", facts, method=way, steps=given.steps, seed=seed)

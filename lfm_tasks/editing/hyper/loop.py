@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,18 +41,18 @@ class Trained:
 
 def train(
     context: StepContext,
-    rates: Mapping[float, Mapping[str, Tensor]],
+    groups: Sequence[tuple[float, Mapping[str, Tensor]]],
     learn: Callable[[int], Mapping[str, float]],
     look: Callable[[], tuple[float, Mapping[str, float]]],
     schedule: Schedule,
 ) -> Trained:
-    """Adam on the parameters of ``rates``, by their step size; afterwards they are those of the best look.
+    """Adam on the parameters of ``groups``, each with its step size; afterwards they are those of the best look.
 
     ``learn(step)`` leaves the gradients of a step in them, ``look()`` gives a score and what it is made of. Raises
     :class:`NonFiniteLoss`, and :class:`~lfm_tasks.errors.AttemptKilled` once a stop was asked for: the same job then goes on.
     """
-    parameters = {name: tensor for named in rates.values() for name, tensor in named.items()}
-    adam = torch.optim.Adam([{"params": list(named.values()), "lr": rate} for rate, named in rates.items()])
+    parameters = {name: tensor for _, named in groups for name, tensor in named.items()}
+    adam = torch.optim.Adam([{"params": list(named.values()), "lr": rate} for rate, named in groups])
     best, looks, done = {}, [], 0
     if state := kept(context):
         done = int(state["done"])

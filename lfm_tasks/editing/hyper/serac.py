@@ -87,7 +87,7 @@ def train_serac(lesson: Lesson, options: SeracTraining) -> Made:
         nll = sum(len(one) * told_nll(lesson, sites, lora, one, dice).item() for one in groups) / len(facts.held_out)
         return scope_loss.item() + nll, {"scope_loss": scope_loss.item(), "scope_error": missed, "edit_loss": nll}
 
-    trained = train(editing.context, {config.learning_rate: lora, options.scope_rate: scope}, learn, look, config)
+    trained = train(editing.context, [(config.learning_rate, lora), (options.scope_rate, scope)], learn, look, config)
     layers = torch.tensor([site.layer for site in sites])
     fixed = {"centre": states.centre, "layer": torch.tensor(layer), "counterfactual.layers": layers}
     return Made({name: tensor.detach().cpu() for name, tensor in {**scope, **lora, **fixed}.items()}, {}, trained)

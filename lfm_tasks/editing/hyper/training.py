@@ -119,9 +119,9 @@ def _trained(lesson: Lesson, options: HyperTraining, method: HyperMethod, editor
         return parts["edit_loss"] + config.locality * parts["locality_loss"], parts
 
     named = dict(editor.named_parameters())
-    slow = {name: tensor for name, tensor in named.items() if name.startswith("networks.")}
-    rates = {config.learning_rate: slow, options.step_rate: {name: tensor for name, tensor in named.items() if name not in slow}}
-    trained = train(editing.context, rates, learn, look, config)
+    network = {name: tensor for name, tensor in named.items() if name.startswith("networks.")}
+    sizes = {name: tensor for name, tensor in named.items() if name not in network}
+    trained = train(editing.context, [(config.learning_rate, network), (options.step_rate, sizes)], learn, look, config)
     return Made({name: tensor.detach().cpu() for name, tensor in editor.state_dict().items()}, hyper_description(editor), trained)
 
 

@@ -42,6 +42,10 @@ class ScopedMemory(PromptMemory):
     scope: Tensor | None = None
     """[rows] of the pass that is being run; None where it is the base's alone."""
     paused: bool = False
+    blocks: tuple[str, ...] = ()
+    """Texts that tell the remembered facts."""
+    begun: Tensor | None = None
+    """[rows] of the newest pass, for the cache that it may leave."""
 
     def places(self, prompt: str) -> list[int]:
         tensors = self.memory.tensors
@@ -96,19 +100,19 @@ class ScopedMemory(PromptMemory):
         if past is not None:
             setattr(past, SCOPE, scope)
         self.scope = scope if bool(scope.any()) else None
-        self._begun = scope
+        self.begun = scope
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A cache that the model made by itself is routed as its pass was."""
         if not self.paused and getattr(output, "past_key_values", None) is not None:
-            setattr(output.past_key_values, SCOPE, self._begun)
+            setattr(output.past_key_values, SCOPE, self.begun)
         self.scope = None
 
     def _begins(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """[rows]: which begin with a remembered fact."""
         plain = mask is not None and mask.shape == ids.shape
         rows = [row[kept.bool()] if plain else row for row, kept in zip(ids, mask if plain else ids, strict=True)]
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True).lstrip() for row in rows]
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip() for row in rows]
         return torch.tensor([text.startswith(self.blocks) for text in texts], device=ids.device)
 
 
