@@ -556,6 +556,25 @@ STEPS.add(
 )
 STEPS.add(
     Step(
+        name="judge_student",
+        title="Judge a student",
+        config="lfm_tasks.promotion.students.config:JudgeStudentConfig",
+        run="lfm_tasks.promotion.students.judge:run",
+        inputs={
+            "teacher": InputSpec(("model", "adapter"), "The student's teacher."),
+            "student": InputSpec(("model",), "The student."),
+            "dataset": InputSpec(("dataset",), "Prepared data set; both are timed on its validation split."),
+            "teacher_report": InputSpec(("report",), "Evaluation of the teacher."),
+            "student_report": InputSpec(("report",), "Evaluation of the student, on the same samples."),
+            "before_report": InputSpec(("report",), "Evaluation of the student before it learned.", required=False),
+            "baseline_report": InputSpec(("report",), "Evaluation of what the same steps on labels alone make of it.", required=False),
+        },
+        outputs={"retention": "report"},
+        code=("lfm_tasks.promotion", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+    )
+)
+STEPS.add(
+    Step(
         name="novelty",
         title="Novelty",
         config="lfm_tasks.promotion.config:NoveltyConfig",

@@ -137,21 +137,27 @@ Width = Literal["hidden_size", "intermediate_size", "num_attention_heads", "num_
 
 class CutStudentConfig(Config):
     depth: int = Field(
-        0, ge=0, le=10_000, description="Layers of the student, chosen evenly from first to last; 0 keeps all, or those named."
+        0,
+        ge=0,
+        le=10_000,
+        description="Layers of the student, chosen evenly from first to last; 0: those named, all where a width is given, else half.",
+        json_schema_extra=section("Depth", unit="layers"),
     )
     layers: list[Number] = Field(
-        [], max_length=10_000, description="Layers of the teacher that the student is made of, in their order, e.g. [0, 2, 5]."
+        [],
+        max_length=10_000,
+        description="Layers of the teacher that the student is made of, in their order, e.g. [0, 2, 5].",
+        json_schema_extra=section("Depth", advanced=True),
     )
     width: dict[Width, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
         {},
         description='Sizes of the student by their names in the config, e.g. {"hidden_size": 384, "num_attention_heads": 6}; units are '
         "chosen evenly. Keep hidden_size / num_attention_heads as it is, so that whole heads are taken.",
+        json_schema_extra=section("Width", advanced=True),
     )
 
     @model_validator(mode="after")
     def _cuts_one_way(self) -> CutStudentConfig:
         if self.depth and self.layers:
             raise ConfigError(f"depth={self.depth} and layers={self.layers} exclude one another. Give one of them.")
-        if not (self.depth or self.layers or self.width):
-            raise ConfigError("depth=0, layers=[] and width={} cut nothing. Give the number of layers, which ones, or the sizes.")
         return self

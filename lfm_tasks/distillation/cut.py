@@ -48,7 +48,7 @@ def cut(teacher: PreTrainedModel, config: CutStudentConfig, name: str) -> tuple[
     tensors = teacher.state_dict()
     prefix, numbers = numbered_layers(list(tensors))
     count = max(numbers.values(), default=-1) + 1
-    layers = config.layers or evenly(count, config.depth or count)
+    layers = config.layers or evenly(count, config.depth or (count if config.width else -(-count // 2)))
     if not count or max(layers) >= count or len(layers) > count:
         raise ConfigError(f"layers {layers or config.depth}: {name} has {count} layers, numbered from 0.")
     before = teacher.config.to_dict()

@@ -55,7 +55,8 @@ class StepOperator(BaseOperator):
 
     :param references: input name to a reference, or a list of which the first that exists is taken. ``{name}`` in it
         stands for the Param of that name, and ``{partition}`` in the outcome for the run's partition key.
-    :param inputs: input name to another task's output, ``task.output["dataset"]``; a list for an input that takes many.
+    :param inputs: input name to another task's output, ``task.output["dataset"]``; a list for an input that takes many. Where
+        ``references`` has the name too, this is the last choice.
     :param prefix: Params named ``<prefix>_<field>`` fill the step's config; default: the step's name.
     :param config: values that the DAG fixes, method options by their own names; they win over Params.
 
@@ -155,7 +156,8 @@ class StepOperator(BaseOperator):
         for name, pattern in self.references.items():
             filled = [text for one in ([pattern] if isinstance(pattern, str) else pattern) if (text := fill(one, params))]
             if filled:
-                found[name] = [of_partition(text, partition) for text in filled]
+                last = [found[name]] if isinstance(found.get(name), str) else []
+                found[name] = [*(of_partition(text, partition) for text in filled), *last]
         names = {key.partition(".")[0] for key in found}
         missing = [name for name, spec in step.inputs.items() if spec.required and name not in names]
         if missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator, Context
@@ -13,6 +13,7 @@ from lfm_tasks.catalogue import METHODS
 from lfm_tasks.operators.base import StepOperator, mapped_outputs
 from lfm_tasks.operators.connections import teacher_key
 from lfm_tasks.proposals import remember
+from lfm_tasks.registry import Step
 from lfm_tasks.rows.templates import columns_of
 from lfm_tasks.runner.job import Job, JobResult
 from lfm_tasks.settings import settings
@@ -108,6 +109,64 @@ class TuneOperator(StepOperator):
     """Adapt a model to a prepared data set."""
 
     step = "tune"
+
+
+class CutStudentOperator(StepOperator):
+    """A smaller model from a teacher's layers and units.
+
+    :param unless: Param that names a student; where it is filled in, nothing is cut.
+    """
+
+    step = "cut_student"
+
+    def __init__(self, *, unless: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unless = unless
+
+    def job(self, context: Context) -> Job:
+        if self.unless and context["params"][self.unless]:
+            raise AirflowSkipException(f"The student is {context['params'][self.unless]}.")
+        return super().job(context)
+
+
+class RecordSignalsOperator(StepOperator):
+    """What a teacher says of a data set, once for all epochs and students.
+
+    :param when: Param that asks for it.
+    """
+
+    step = "record_signals"
+
+    def __init__(self, *, when: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.when = when
+
+    def job(self, context: Context) -> Job:
+        if self.when and not context["params"][self.when]:
+            raise AirflowSkipException(f"Nothing is recorded: '{self.when}' is off.")
+        return super().job(context)
+
+
+class DistillOperator(StepOperator):
+    """A student learns from teachers, or from what was recorded of one.
+
+    :param also: Param that lists more teachers.
+
+    Where signals are handed on to it, the reference ``teachers.0``, of whom they are, is not opened.
+    """
+
+    step = "distill"
+
+    def __init__(self, *, also: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.also = also
+
+    def _references(self, step: Step, params: Mapping[str, Any], partition: str | None) -> dict[str, str | list[str]]:
+        found = super()._references(step, params, partition)
+        teachers = [found.pop("teachers.0")] if "teachers.0" in found else []
+        teachers = [] if "signals.0" in found else teachers
+        teachers += list(params[self.also] or []) if self.also else []
+        return found | {f"teachers.{place}": one for place, one in enumerate(teachers)}
 
 
 class StatisticsOperator(StepOperator):
@@ -335,16 +394,30 @@ class RollbackOperator(AliasOperator):
     step = "rollback"
 
 
-class NoveltyOperator(StepOperator, SkipMixin):
-    """Go on only if the model was not judged on this data set before; else everything after it is skipped, and that is a success."""
+class DecidingOperator(StepOperator, SkipMixin):
+    """Goes on only if the step's summary says so; else everything after it is skipped, and that is a success."""
 
-    step = "novelty"
+    goes_on_if: ClassVar[str]
     inherits_from_skipmixin = True
 
     def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
         handed = super().hand_on(context, job, result)
-        if not result.summary["new"]:
+        if not result.summary[self.goes_on_if]:
             context["ti"].xcom_push(key="return_value", value=handed)
             after = context["task"].get_flat_relatives(upstream=False)
             self.skip(ti=context["ti"], tasks=[task for task in after if not task.is_teardown])
         return handed
+
+
+class NoveltyOperator(DecidingOperator):
+    """Go on only if the model was not judged on this data set before."""
+
+    step = "novelty"
+    goes_on_if = "new"
+
+
+class JudgeStudentOperator(DecidingOperator):
+    """Go on only if the student has kept enough of its teacher and is fast enough."""
+
+    step = "judge_student"
+    goes_on_if = "passed"

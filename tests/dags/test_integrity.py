@@ -31,7 +31,7 @@ def test_every_task_has_a_retry_and_heavy_steps_wait_for_a_slot(dagbag):
         for task in dag.tasks:
             assert task.retries >= 1, task.task_id
             assert task.owner != "airflow", task.task_id
-            if getattr(task, "step", None) in ("prepare", "tune", "evaluate"):
+            if getattr(task, "step", None) in ("prepare", "tune", "distill", "evaluate"):
                 assert task.pool == "cpu_heavy", task.task_id
 
 

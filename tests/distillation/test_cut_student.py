@@ -83,6 +83,10 @@ def test_a_narrower_student_has_the_teachers_units(teachers, tmp_path, name, wid
         assert student.config.id2label == dict(enumerate(LABELS))
 
 
+def test_half_of_the_layers_stay_where_nothing_else_is_asked(teachers, tmp_path):
+    assert cut(teachers["llama"], tmp_path / "w")[0].summary["layers"] == [0, 3]
+
+
 def test_units_are_chosen_by_the_lengths_alone_whole_heads_first():
     assert evenly(12, 4) == [0, 4, 7, 11] and evenly(6, 6) == list(range(6)) and evenly(5, 1) == [0]
     assert kept_units(32, 16, 32, 16, 8).tolist() == [*range(8), *range(24, 32)]
@@ -93,7 +97,6 @@ def test_units_are_chosen_by_the_lengths_alone_whole_heads_first():
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({}, ConfigError, "cut nothing. Give the number of layers"),
         ({"depth": 2, "layers": [0]}, ConfigError, "depth=2 and layers=.0. exclude one another"),
         ({"depth": 9}, ConfigError, "llama has 4 layers"),
         ({"layers": [4]}, ConfigError, "llama has 4 layers, numbered from 0"),
