@@ -38,9 +38,8 @@ def distill(config: DistillDataFreeConfig, inputs: Mapping[str, Input], context:
     if config.student_weights == "fresh":
         student = drawn_anew(student, config.seed)
     teacher = as_seen(model, card.access, getattr(options, "query_budget", 0))
-    learning = Learning(config, options, teacher, student, None, context)
-    setting = Setting(teacher, student, space, model.config.num_labels, config.batch_size, config.seed, learning.poll)
-    learning.synthesiser = card.function(setting, options)
+    setting = Setting(teacher, student, space, model.config.num_labels, config.batch_size, config.seed, lambda: learning.poll())
+    learning = Learning(config, options, teacher, student, card.function(setting, options), context)
     context.log(
         f"{card.title}: {options.rounds} rounds of {options.images} images, {space.channels}x{space.height}x{space.width}, "
         f"{model.config.num_labels} classes; the teacher is seen by its {', '.join(card.access)}."

@@ -76,8 +76,9 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
         raise _refusal("The package datasets")
     if event == "import" or not isinstance(args[0], str | bytes | os.PathLike):
         return
-    mode, path = args[1], Path(os.fsdecode(args[0]))
-    if (mode is None or "r" in mode) and is_data(path):
+    path, mode, flags = Path(os.fsdecode(args[0])), args[1], args[2]
+    reads = "r" in mode if mode else not flags & os.O_WRONLY
+    if reads and is_data(path):
         raise _refusal(str(path))
 
 

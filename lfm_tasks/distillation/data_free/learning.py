@@ -35,7 +35,7 @@ class Learning:
     options: SynthesisConfig
     teacher: Teacher
     student: nn.Module
-    synthesiser: Synthesiser | None
+    synthesiser: Synthesiser
     context: StepContext
     round: int = 0
     selected: int = 0
