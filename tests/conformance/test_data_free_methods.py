@@ -57,10 +57,10 @@ def config(name: str, **values) -> DistillDataFreeConfig:
     )
 
 
-def synthesiser(name: str, teacher, student, space, meter_budget: int = 0):
+def synthesiser(name: str, teacher, student, space, **more):
     card = METHODS[name]
-    seen = as_seen(teacher, card.access, meter_budget)
-    return card.function(Setting(seen, student, space, 3, 8, 0, lambda: None), config(name).method_config())
+    setting = Setting(as_seen(teacher, card.access), student, space, 3, 8, 0, lambda: None)
+    return card.function(setting, config(name, options=more).method_config())
 
 
 def tensors(outcome, name: str = "model") -> dict[str, bytes]:
@@ -137,7 +137,7 @@ def test_the_student_is_looked_at_from_the_end_of_the_warm_up_on(inputs, name):
     """What is sought first is the teacher's data, not the place where a student that knows nothing is wrong."""
     space = image_space(inputs["teacher"])
     students = trained(seed=1), toy(seed=6)
-    made = {round: [synthesiser(name, trained(), student, space).make(round) for student in students] for round in (0, 1)}
+    made = {round: [synthesiser(name, trained(), student, space, iterations=8).make(round) for student in students] for round in (0, 1)}
     assert torch.equal(*made[0]) and not torch.equal(*made[1])
 
 
