@@ -33,7 +33,12 @@ change nothing about the choice. Without, these are skipped.
         "teacher": reference_param("models", None, "Teacher", "The image classifier to learn from."),
         "student": reference_param("models", None, "Student", "The image classifier of the same classes that learns."),
         "data": reference_param(
-            "data", None, "Test data", "Labelled images on which teacher and student are measured; empty for none.", optional=True
+            "data",
+            None,
+            "Test data",
+            "Labelled images on which teacher and student are measured; empty for none.",
+            extra=["starter://fashion-mnist"],
+            optional=True,
         ),
         **step_params("distill_data_free"),
         **step_params("prepare_images"),

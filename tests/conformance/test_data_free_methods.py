@@ -100,6 +100,14 @@ def test_stopped_and_resumed_is_never_stopped_bit_for_bit(inputs, tmp_path, name
     assert whole.metrics["teacher_queries"] == resumed.metrics["teacher_queries"]
 
 
+@pytest.mark.parametrize("name", ["deep_inversion", "cmi", "cake"])
+def test_a_stop_in_the_middle_of_a_rounds_images_costs_that_round_alone(inputs, tmp_path, name):
+    whole = distill.run(config(name), inputs, Context(tmp_path / "whole"))
+    with pytest.raises(AttemptKilled, match="Stopped on request. 1 rounds are kept"):
+        distill.run(config(name), inputs, Context(tmp_path / "again", stop_at=config(name).options["iterations"] + 2))
+    assert tensors(whole) == tensors(distill.run(config(name), inputs, Context(tmp_path / "again")))
+
+
 @methods
 def test_a_teacher_is_shown_as_its_card_says_and_every_image_is_counted(inputs, tmp_path, monkeypatch, name):
     asked = []
