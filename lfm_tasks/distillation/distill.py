@@ -17,7 +17,7 @@ from lfm_tasks.distillation.objective import Setting
 from lfm_tasks.distillation.sequences.writing import Writing
 from lfm_tasks.distillation.stored import Recorded, open_signals, places
 from lfm_tasks.distillation.teachers import LogitTeacher, open_teacher
-from lfm_tasks.errors import ConfigError
+from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.models.generating import stop_tokens
 from lfm_tasks.models.mixtures.files import refuse_mixture
 from lfm_tasks.models.opening import check_vocabulary, model_directory, open_causal_lm, open_classifier
@@ -60,6 +60,10 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
     dataset, description = inputs["dataset"], read_description(inputs["dataset"].path)
     labels = description["labels"] if objective == "labels" else []
     train, validation = read_examples(config, dataset, objective, context)
+    if train.weights is not None:
+        raise DataError(
+            "The rows have shares of the loss (parts), which the step distill does not take. Tune on them, or prepare them without."
+        )
     plan = make_plan(config, len(train))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = model.to(device).requires_grad_(True)

@@ -138,8 +138,13 @@ def test_a_budget_of_requests_is_exact_and_more_of_it_pays_for_the_others_only(a
 
 def test_repetitions_are_within_the_budget(ask, server):
     server.fault = lambda count, text: Fault(500) if count % 2 else None
-    outcome = ask(20, {"max_requests": 9, "max_failed": 1, "concurrency": 3})
+    outcome = ask(20, {"max_requests": 9, "concurrency": 3})
     assert len(server.bodies) == 9 == outcome.metrics["asked/budget_requests"]
+    assert (
+        outcome.summary["spent"]
+        and outcome.metrics["asked/unanswered"] == 0
+        and len(rows_of(outcome)) == sum(server.answered.values()) == 4
+    )
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +20,7 @@ from lfm_tasks.distillation.divergences import forward_kl, log_probabilities
 from lfm_tasks.distillation.objective import weights
 from lfm_tasks.distillation.signals import TopK, Whole
 from lfm_tasks.distillation.teachers import LogitTeacher, OpenTeacher, grant, open_teacher
-from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels
+from lfm_tasks.errors import AttemptKilled, ConfigError, DataError, IncompatibleModels
 from lfm_tasks.models import heads
 from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.models.prepared import read_description
@@ -302,3 +305,12 @@ def test_what_does_not_fit_the_inputs_is_named(toys, tmp_path):
 def _written(make, directory, **options):
     make(directory, **options)
     return directory
+
+
+def test_shares_of_the_loss_are_not_for_it(toys, tmp_path):
+    """*prepare* gives rows weights where it is told of parts, and *tune* alone heeds them."""
+    shutil.copytree(toys["dataset"].path, tmp_path / "data")
+    table = pq.read_table(tmp_path / "data" / "train.parquet")
+    pq.write_table(table.append_column("weight", pa.array([1.0] * table.num_rows)), tmp_path / "data" / "train.parquet")
+    with pytest.raises(DataError, match="which the step distill does not take"):
+        prepared(toys | {"dataset": replace(toys["dataset"], path=tmp_path / "data")}, tmp_path / "w")

@@ -95,7 +95,7 @@ class Asking:
         for request in requests:
             kept = read_answer(self.context.answers.get(request.key))
             if not self._admitted(kept.requests if kept else 1, self._cost(kept, request) if kept else request.most):
-                self.spent = f"max_requests={self.options.max_requests}, max_tokens={self.options.max_tokens}"
+                self.spent = self._limits
                 return
             if kept:
                 self.budget.settle(self._cost(kept, request), self._cost(kept, request))
@@ -105,6 +105,10 @@ class Asking:
             self._open.add(pool.submit(self._answer, request))
             while len(self._open) >= self.options.concurrency:
                 self._collect()
+
+    @property
+    def _limits(self) -> str:
+        return f"max_requests={self.options.max_requests}, max_tokens={self.options.max_tokens}"
 
     def _admitted(self, requests: int, most: int) -> bool:
         """Waits for open questions, which may cost less than was set aside. So what is admitted does not depend on their number."""
@@ -118,9 +122,7 @@ class Asking:
         done, self._open = wait(self._open, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             key, reply = future.result()
-            if reply is None:
-                self.meter.count("unanswered")
-            else:
+            if reply is not None:
                 self._replies[key] = reply
             self._stop_if_hopeless()
             count = len(self._replies) + self.meter["unanswered"]
@@ -150,6 +152,10 @@ class Asking:
                 self.meter.count(failure.kind)
                 if why := self._no_use(failure, failures):
                     return self._unanswered(request, f"{failure} ({why})")
+                if not self.budget.repeat():
+                    self.spent = self._limits
+                    self.budget.settle(request.most, 0)
+                    return request.key, None
                 self.bucket.hold(failure.after or 0)
                 wait_for = backoff(failures, self.options.first_wait, self.options.longest_wait, random)
                 self._sleep(max(wait_for, failure.after or 0))
@@ -167,10 +173,11 @@ class Asking:
             return f"asked {failures} times"
         if (failure.after or 0) > self.options.longest_wait:
             return f"asked to wait {failure.after:g} s, longest_wait is {self.options.longest_wait:g} s"
-        return "" if self.budget.repeat() else "the budget has no request left"
+        return ""
 
     def _unanswered(self, request: Request, why: str) -> tuple[str, None]:
         self.budget.settle(request.most, 0)
+        self.meter.count("unanswered")
         self.last_failure = why
         return request.key, None
 
