@@ -212,7 +212,7 @@ class KeyMomentsOperator(StatisticsOperator):
         """Wire a mapped task for each shard of the Param ``statistics_shards``, and ``add_statistics``, which is returned."""
         shards = PlanShardsOperator(task_id="shards")
         parts = cls.partial(task_id=task_id, inputs=inputs, pool=pool, **kwargs).expand(config=shards.output)
-        added = AddStatisticsOperator(task_id="add_statistics", statistics_task=task_id, pool=pool)
+        added = AddStatisticsOperator(task_id="add_statistics", statistics_task=task_id, trigger_rule="none_failed", pool=pool)
         parts >> added
         return added
 

@@ -112,7 +112,7 @@ def test_each_task_tries_a_part_of_the_layers_by_the_method_and_options_of_the_e
     ("change", "message"),
     [
         ({"edit_layers": [3, 4]}, "layers=find, but edit_layers=\\[3, 4\\]. Leave that empty, or set layers=given"),
-        ({"edit_method": "ice"}, "ice has no option for its layers"),
+        ({"edit_method": "t_patcher"}, "t_patcher has no option for its layers"),
         ({"edit_method": "rome", "sweep_edit_layers_width": 3}, "width=3: rome edits one layer"),
     ],
 )
