@@ -84,3 +84,8 @@ class PrepareImagesConfig(Config):
     @property
     def has_labels(self) -> bool:
         return True
+
+    @property
+    def part_column(self) -> str:
+        """Images have no parts with shares of the loss."""
+        return ""

@@ -152,7 +152,8 @@ def open_subject(source: Input, rows: Rows | None = None, config: EvaluateEditsC
     if rows is not None:
         check_vocabulary(model, tokenizer_digest(directory), rows.description)
     device, tokenizer = "cuda" if torch.cuda.is_available() else "cpu", open_tokenizer(directory)
-    return Subject(model.to(device).eval(), tokenizer, framed_by(config, tokenizer) if config is not None and config.chat else str)
+    frame = framed_by(config, tokenizer) if config is not None and config.chat else str
+    return Subject(model.to(device).eval(), tokenizer, frame=frame)
 
 
 def framed_by(config: EvaluateEditsConfig, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
