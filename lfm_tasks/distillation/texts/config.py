@@ -69,7 +69,7 @@ class WriteRationalesConfig(MethodChoice):
 
 
 class StepByStepConfig(Config):
-    """No options: α is the share of the part ``predict`` in the step *prepare*."""
+    """No options: α is the share that the step *prepare* gives the part ``predict``."""
 
 
 class ChainOfThoughtConfig(Config):
