@@ -23,6 +23,10 @@ class _LocalConfig(Config):
 class BeamConfig(_LocalConfig):
     num_beams: int = Field(5, ge=1, le=256, description="Hypotheses that are kept at each token.")
     keep: int = Field(1, ge=1, le=256, description="How many of the best texts become rows.")
+    choose: Literal["likeliest", "closest"] = Field(
+        "likeliest",
+        description="Which of the num_beams texts are the best: closest: to the right answer, by chrF (interpolation).",
+    )
     length_penalty: float = Field(
         0.0, ge=0, le=4, description="A text's log-probability is divided by its length to this power; 0 seeks the likeliest text."
     )
