@@ -20,7 +20,7 @@ from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
-LOCAL = ("method", "num_beams", "keep", "length_penalty", "chat", "batch_tokens", "split", "reference_column")
+LOCAL = ("method", "num_beams", "keep", "length_penalty", "choose", "chat", "batch_tokens", "split", "reference_column")
 """Of the step *ask_teacher*, what is for local teachers and for raw rows."""
 
 with DAG(

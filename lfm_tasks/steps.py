@@ -123,6 +123,7 @@ STEPS.add(
             "lfm_tasks.distillation.black_box",
             "lfm_tasks.distillation.texts",
             "lfm_tasks.artifacts.references",
+            "lfm_tasks.metrics",
             "lfm_tasks.models",
             "lfm_tasks.rows",
             "lfm_tasks.seeds",

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lfm_tasks.data import report
 from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.data.images_config import PrepareImagesConfig
-from lfm_tasks.data.parts import with_weights
+from lfm_tasks.data.parts import with_parts
 from lfm_tasks.data.splits import (
     Counts,
     Row,
@@ -64,7 +64,7 @@ def run(config: PrepareConfig, inputs: Mapping[str, Input], context: StepContext
     encoder = make_encoder(config, tokenizer, labels)
     tables, counts.truncated = encode_splits(rows, encoder, SCHEMAS[config.task], context)
     if config.parts:
-        tables = with_weights(tables, rows, config.part_column, config.parts)
+        tables = with_parts(tables, rows, config.part_column, config.parts)
     counts.splits = report.statistics(tables, labels)
     description = {
         "format": FORMAT,

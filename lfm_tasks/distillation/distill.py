@@ -60,7 +60,7 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
     dataset, description = inputs["dataset"], read_description(inputs["dataset"].path)
     labels = description["labels"] if objective == "labels" else []
     train, validation = read_examples(config, dataset, objective, context)
-    if train.weights is not None:
+    if train.parts is not None:
         raise DataError(
             "The rows have shares of the loss (parts), which the step distill does not take. Tune on them, or prepare them without."
         )

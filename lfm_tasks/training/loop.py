@@ -23,6 +23,7 @@ from lfm_tasks.training.batches import Batch, Plan, chunk_by_length, count_targe
 from lfm_tasks.training.checkpoint import Progress
 from lfm_tasks.training.config import TrainingConfig
 from lfm_tasks.training.objectives import CrossEntropy, loss_sum, row_of, to_device
+from lfm_tasks.training.parts import weighed
 from lfm_tasks.training.schedules import factor, warmup_steps
 from lfm_tasks.training.snapshots import Snapshots
 from lfm_tasks.training.split import Split
@@ -99,6 +100,7 @@ class Training:
         started = time.monotonic()
         step, config = self.progress.step, self.config
         train, examples = self.objective.rows(self.train, self.plan.examples(step), step)
+        train = weighed(train, examples)
         count = self.objective.count(train, examples)
         rate = config.learning_rate * factor(config.schedule, step, self.warmup, self.plan.steps)
         self.model.train()
@@ -161,6 +163,7 @@ class Training:
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         everything = range(len(split))
+        split = weighed(split, everything)
         with torch.inference_mode():
             for _, batch in self._batches(split, everything):
                 with row_of(batch), self._autocast():

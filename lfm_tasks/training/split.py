@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lfm_tasks.errors import DataError
+from lfm_tasks.models.prepared import read_description
 
 OBJECTIVES = {"instruction": ("completion", "tokens"), "text": ("tokens",), "classification": ("labels",)}
 
@@ -16,12 +17,15 @@ OBJECTIVES = {"instruction": ("completion", "tokens"), "text": ("tokens",), "cla
 @dataclass(frozen=True)
 class Split:
     """``tokens[i]`` are the ids of example i; ``first[i]`` is the position of its first target token (language models);
-    ``labels[i]`` its class (classification); ``weights[i]``, where the rows have them, that of each of its tokens' losses."""
+    ``labels[i]`` its class (classification). Where the loss has parts, ``parts[i]`` is the example's, of which ``shares`` has the
+    share, and ``weights[i]``, made for each step, weighs the loss of each of its targets."""
 
     sample_ids: list[str]
     tokens: list[np.ndarray]
     first: np.ndarray
     labels: np.ndarray
+    parts: np.ndarray | None = None
+    shares: np.ndarray | None = None
     weights: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -33,9 +37,9 @@ class Split:
 
     def take(self, keep: np.ndarray) -> Split:
         chosen = [int(index) for index in keep]
-        weights = None if self.weights is None else self.weights[chosen]
+        parts = None if self.parts is None else self.parts[chosen]
         ids, tokens = [self.sample_ids[i] for i in chosen], [self.tokens[i] for i in chosen]
-        return Split(ids, tokens, self.first[chosen], self.labels[chosen], weights)
+        return Split(ids, tokens, self.first[chosen], self.labels[chosen], parts, self.shares)
 
 
 def choose_objective(wanted: str, task: str) -> str:
@@ -49,7 +53,7 @@ def choose_objective(wanted: str, task: str) -> str:
 
 
 def read_split(directory: Path, name: str, objective: str) -> Split:
-    """Rows of ``<name>.parquet``, in their order. Raises :class:`DataError` for weights of completions with another objective."""
+    """Rows of ``<name>.parquet``, in their order. Raises :class:`DataError` where the loss has parts and is not that of completions."""
     table = pq.read_table(directory / f"{name}.parquet")
     columns = set(table.column_names)
     tokens = [np.asarray(ids, dtype=np.int64) for ids in table["input_ids"].to_pylist()]
@@ -57,10 +61,13 @@ def read_split(directory: Path, name: str, objective: str) -> Split:
     if objective == "completion":
         first = np.maximum(table["prompt_tokens"].to_numpy(), 1)
     labels = table["label"].to_numpy() if "label" in columns else np.full(len(tokens), -1)
-    weights = table["weight"].to_numpy() if "weight" in columns else None
-    if weights is not None and objective != "completion":
+    labels = np.asarray(labels, dtype=np.int64)
+    if "part" not in columns:
+        return Split(table["sample_id"].to_pylist(), tokens, first, labels)
+    if objective != "completion":
         raise DataError(f"The rows have shares of the loss over completions; the objective is '{objective}'. Set it to auto or completion.")
-    return Split(table["sample_id"].to_pylist(), tokens, first, np.asarray(labels, dtype=np.int64), weights)
+    shares = np.array([share for _, share in sorted(read_description(directory)["parts"].items())])
+    return Split(table["sample_id"].to_pylist(), tokens, first, labels, table["part"].to_numpy().astype(np.int64), shares)
 
 
 def with_targets(split: Split, objective: str) -> tuple[Split, int]:

@@ -1,28 +1,18 @@
-"""Rows of several parts: the loss of a step over all rows is the sum of the parts' own means, each by its share."""
+"""Rows of several parts of the loss: both tasks of a prompt stay together, and every part has its share."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
-import torch
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.data.config import PrepareConfig
-from lfm_tasks.data.parts import part_weights
 from lfm_tasks.errors import ConfigError, DataError
-from lfm_tasks.models.attention import segmented
-from lfm_tasks.models.opening import open_causal_lm
-from lfm_tasks.training.batches import count_targets, packed_batch, padded_batch
-from lfm_tasks.training.objectives import loss_sum, row_of
 from lfm_tasks.training.split import read_split
-from tests.tuned import llama_input
 
-ALPHA = 0.3
 TASKS = {
     "part_column": "part",
-    "parts": {"predict": ALPHA, "explain": 1 - ALPHA},
+    "parts": {"predict": 0.3, "explain": 0.7},
     "prompt_template": "{part}: {prompt}",
     "completion_template": " {completion}",
     "label_choices": False,
@@ -36,47 +26,24 @@ ROWS = [
 ]
 
 
-def test_weights_are_those_of_the_formula():
-    weights = part_weights(["a", "b", "a"], np.array([1, 6, 3]), {"a": 0.25, "b": 0.75})
-    assert weights == pytest.approx([0.25 * 10 / 4, 0.75 * 10 / 6, 0.25 * 10 / 4])
-    assert part_weights(["b"], np.array([7]), {"a": 0.25, "b": 0.75}) == pytest.approx([1.0])
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_loss_is_alpha_a_plus_one_minus_alpha_b(prepare, tmp_path, packed):
-    made = prepare(ROWS, **TASKS)
-    model = open_causal_lm(llama_input(tmp_path / "model"))
-    split = read_split(made.directory, "train", "completion")
-    parts = ["predict" if row["prompt"].startswith("predict: ") else "explain" for row in made.rows("train")]
-
-    def loss(examples, weighted):
-        data = split if weighted else type(split)(split.sample_ids, split.tokens, split.first, split.labels)
-        batch = packed_batch(data, examples) if packed else padded_batch(data, examples, 0, labels=False)
-        with torch.inference_mode(), segmented(model) if packed else nullcontext(), row_of(batch):
-            return loss_sum(model, batch).item()
-
-    everything = list(range(len(split)))
-    a, b = (
-        loss(places, False) / count_targets(split, places, labels=False)
-        for places in ([i for i in everything if parts[i] == part] for part in ("predict", "explain"))
-    )
-    assert loss(everything, True) / count_targets(split, everything, labels=False) == pytest.approx(ALPHA * a + (1 - ALPHA) * b, rel=1e-6)
-    assert abs(a - b) > 1e-3
-
-
 def test_both_tasks_of_a_prompt_lie_in_one_split_and_are_no_conflict(prepare):
     made = prepare(ROWS, **TASKS)
     split_of = {}
     for row in made.all_rows:
         task, _, prompt = row["prompt"].partition(": ")
-        assert task in TASKS["parts"] and split_of.setdefault(prompt, row["split"]) == row["split"]
+        assert task == sorted(TASKS["parts"])[row["part"]] and split_of.setdefault(prompt, row["split"]) == row["split"]
     assert set(split_of.values()) == {"train", "validation"} and made.counts["conflicting"] == 0
     assert made.description["parts"] == TASKS["parts"]
 
 
-def test_the_objective_over_every_token_is_refused(prepare):
+def test_tune_reads_the_part_of_each_row_and_the_share_of_each_part(prepare):
+    made = prepare(ROWS, **TASKS)
+    split = read_split(made.directory, "train", "completion")
+    assert split.shares.tolist() == [0.7, 0.3] and split.parts.tolist() == [row["part"] for row in made.rows("train")]
+    half = split.take(np.arange(0, len(split), 2))
+    assert half.parts.tolist() == split.parts[::2].tolist() and half.shares is split.shares
     with pytest.raises(DataError, match="shares of the loss over completions; the objective is 'tokens'"):
-        read_split(prepare(ROWS, **TASKS).directory, "train", "tokens")
+        read_split(made.directory, "train", "tokens")
 
 
 @pytest.mark.parametrize(

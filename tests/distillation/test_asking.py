@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from lfm_tasks.distillation.texts.answers import cleaned
 from lfm_tasks.errors import AttemptKilled, BudgetSpent, ConfigError, DataError, TeacherUnavailable
 from tests.distillation.conftest import numbered, rows_of
 from tests.teacher_server import Fault, answer
@@ -84,6 +85,18 @@ def test_empty_answers_echoes_and_texts_after_the_end_are_no_rows_to_learn_from(
     assert next(row for row in rows_of(outcome) if row["prompt"][0] == "d")["raw"] == "one<|im_end|>two</s>"
     with pytest.raises(DataError, match="None of the answers to 2 questions can be used: 2 are empty"):
         ask([{"text": f"{name} is asked"} for name in "ab"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "kept"),
+    [
+        ("Paris", "Paris is a city", "Paris is a city"),
+        ("What is a cat", "What is a cat? A pet.", "? A pet."),
+        ("I am a cat", "I am a category", None),
+    ],
+)
+def test_an_echo_is_the_whole_question_and_not_its_first_word(asked, text, kept):
+    assert cleaned(text, asked, []) == (kept or text)
 
 
 def test_equal_samples_are_one_row_and_each_is_a_request_with_a_seed_of_its_own(ask, server):

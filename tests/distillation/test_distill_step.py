@@ -308,9 +308,11 @@ def _written(make, directory, **options):
 
 
 def test_shares_of_the_loss_are_not_for_it(toys, tmp_path):
-    """*prepare* gives rows weights where it is told of parts, and *tune* alone heeds them."""
+    """*prepare* gives rows parts where it is told of them, and *tune* alone heeds them."""
     shutil.copytree(toys["dataset"].path, tmp_path / "data")
     table = pq.read_table(tmp_path / "data" / "train.parquet")
-    pq.write_table(table.append_column("weight", pa.array([1.0] * table.num_rows)), tmp_path / "data" / "train.parquet")
+    pq.write_table(table.append_column("part", pa.array([0] * table.num_rows)), tmp_path / "data" / "train.parquet")
+    description = read_description(tmp_path / "data") | {"parts": {"all": 1.0}}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match="which the step distill does not take"):
         prepared(toys | {"dataset": replace(toys["dataset"], path=tmp_path / "data")}, tmp_path / "w")

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lfm_tasks.config import parse_config
 from lfm_tasks.distillation.black_box.ask import run
 from lfm_tasks.distillation.black_box.config import AskTeacherConfig
-from lfm_tasks.distillation.texts.sequences import CHUNK, KeyedSampling
+from lfm_tasks.distillation.texts.sequences import CHUNK, KeyedSampling, closest
 from lfm_tasks.errors import AttemptKilled, ConfigError
 from lfm_tasks.models.generating import generate
 from lfm_tasks.step import Input
@@ -129,6 +129,26 @@ def test_rows_of_a_local_teacher_name_it_and_how_it_wrote(teacher, tmp_path, met
     found = rows_of(outcome)
     assert rows * 0.5 <= len(found) <= rows and {row["teacher"] for row in found} == {f"sha256:{teacher.sha256}"}
     assert all(row["decoding"]["method"] == method for row in found) and len({row["request_sha256"] for row in found}) == len(found)
+
+
+def test_of_the_beams_the_closest_to_the_right_answer_is_taken(teacher, tmp_path):
+    texts = ["the cup was won", "the cup is lost today", "a cup was won today", "the cup was won"]
+    assert closest(texts, "a cup was won today")[0] == texts[2] and closest(texts, "zzz") == texts
+    every = rows_of(ask(teacher, tmp_path, 1, method="beam", options={"num_beams": 6, "keep": 6}, reference_column="text"))
+    one = rows_of(
+        ask(
+            teacher,
+            tmp_path,
+            1,
+            Context(tmp_path / "w"),
+            method="beam",
+            options={"num_beams": 6, "choose": "closest"},
+            reference_column="text",
+        )
+    )
+    assert len(one) <= 1 and all(row["completion"] in {other["completion"] for other in every} for row in one)
+    with pytest.raises(ConfigError, match="choose=closest needs the right answers"):
+        ask(teacher, tmp_path, 1, Context(tmp_path / "v"), method="beam", options={"choose": "closest"})
 
 
 def test_stopped_and_resumed_gives_the_same_rows(teacher, tmp_path):

@@ -11,7 +11,8 @@ from sacrebleu.metrics import CHRF
 
 from lfm_tasks.evaluation.ensemble.rankers import MemberLikelihood, MinimumBayesRisk
 from lfm_tasks.evaluation.ensemble.ranking import best, bubble, choose, rank
-from lfm_tasks.evaluation.ensemble.similarity import chrf, exact, token_f1
+from lfm_tasks.evaluation.ensemble.similarity import exact, token_f1
+from lfm_tasks.metrics.chrf import chrf
 
 WORDS = ["sport", "sports", "sport today", "the cup final", "a cup final, today", "", "Ümlaut", "s", "cup"]
 

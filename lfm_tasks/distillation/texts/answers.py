@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lfm_tasks.distillation.black_box.questions import Question
     from lfm_tasks.distillation.black_box.reply import Place
 
+ECHOED_WORDS = 3
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -34,12 +36,18 @@ class Asked:
     spent: str = ""
 
 
+def echoes(text: str, asked: str) -> bool:
+    """Whether ``text`` begins with the question, as a sentence of it: an answer may begin with the same word by right."""
+    asked, rest = asked.strip(), text.lstrip()
+    return len(asked.split()) >= ECHOED_WORDS and rest.startswith(asked) and not rest[len(asked) : len(asked) + 1].isalnum()
+
+
 def cleaned(text: str, asked: str, stop: Iterable[str]) -> str:
     """``text`` without an echo of the question, up to the first of the ``stop`` texts, without spaces around it.
 
     What joins prompt and completion (a space, a line break) is the completion template's of the step *prepare*.
     """
-    if asked.strip() and text.lstrip().startswith(asked.strip()):
+    if echoes(text, asked):
         text = text.lstrip()[len(asked.strip()) :]
     ends = [place for place in (text.find(one) for one in stop) if place >= 0]
     return text[: min(ends, default=len(text))].strip()
@@ -52,7 +60,7 @@ def make_rows(questions: Sequence[Question], asked: Asked, stop: Iterable[str]) 
         seen: set[str] = set()
         for answer in answers:
             text = cleaned(answer.text, question.asked, stop)
-            counts["echoes"] += answer.text.lstrip().startswith(question.asked.strip())
+            counts["echoes"] += echoes(answer.text, question.asked)
             if not text:
                 counts["empty"] += 1
             elif text in seen:

@@ -23,6 +23,10 @@ class _LocalConfig(Config):
 class BeamConfig(_LocalConfig):
     num_beams: int = Field(5, ge=1, le=256, description="Hypotheses that are kept at each token.")
     keep: int = Field(1, ge=1, le=256, description="How many of the best texts become rows.")
+    choose: Literal["likeliest", "closest"] = Field(
+        "likeliest",
+        description="Which of the num_beams texts are the best: closest: to the right answer, by chrF (interpolation).",
+    )
     length_penalty: float = Field(
         0.0, ge=0, le=4, description="A text's log-probability is divided by its length to this power; 0 seeks the likeliest text."
     )
@@ -69,7 +73,7 @@ class WriteRationalesConfig(MethodChoice):
 
 
 class StepByStepConfig(Config):
-    """No options: α is the share of the part ``predict`` in the step *prepare*."""
+    """No options: α is the share that the step *prepare* gives the part ``predict``."""
 
 
 class ChainOfThoughtConfig(Config):

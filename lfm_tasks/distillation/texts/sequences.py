@@ -21,6 +21,7 @@ from lfm_tasks.distillation.black_box.questions import Question
 from lfm_tasks.distillation.texts.answers import Answer, Asked
 from lfm_tasks.distillation.texts.config import BeamConfig, SamplesConfig
 from lfm_tasks.errors import ConfigError, DataError
+from lfm_tasks.metrics.chrf import chrf
 from lfm_tasks.models.generating import Tokens, generate, stop_tokens
 from lfm_tasks.models.opening import model_directory, open_causal_lm
 from lfm_tasks.models.tokenizers import open_tokenizer, special_frame
@@ -47,14 +48,22 @@ class KeyedSampling(LogitsProcessor):
 
 
 def ask_by_beam(questions: list[Question], config: AskTeacherConfig, inputs: Mapping[str, Input], context: StepContext) -> Asked:
-    """The likeliest texts; exact where no better one ever left the ``num_beams`` best."""
+    """The likeliest texts (exact where no better one ever left the ``num_beams`` best), or of those the closest to the right answer.
+
+    Raises :class:`ConfigError` where they are to be close to right answers that the rows do not have.
+    """
     options: BeamConfig = config.method_config()
 
     def write(writer: _Writer, some: list[Question]) -> list[list[str]]:
-        beams = {"beams": options.num_beams, "keep": options.keep, "length_penalty": options.length_penalty}
-        return writer.write(some, **beams)
+        keep = options.num_beams if options.choose == "closest" else options.keep
+        found = writer.write(some, beams=options.num_beams, keep=keep, length_penalty=options.length_penalty)
+        if options.choose == "likeliest":
+            return found
+        return [closest(texts, one.reference)[: options.keep] for one, texts in zip(some, found, strict=True)]
 
-    decoding = {"method": "beam", "num_beams": options.num_beams, "length_penalty": options.length_penalty}
+    decoding = {"method": "beam", "num_beams": options.num_beams, "length_penalty": options.length_penalty, "choose": options.choose}
+    if options.choose == "closest" and any(question.reference is None for question in questions):
+        raise ConfigError("choose=closest needs the right answers. Give prepared data with labels or completions, or reference_column.")
     return _ask(questions, config, options, inputs, context, write, decoding)
 
 
@@ -74,6 +83,14 @@ def ask_by_sampling(questions: list[Question], config: AskTeacherConfig, inputs:
 
     decoding = {"method": "samples", "temperature": options.temperature, "seed": config.seed}
     return _ask(questions, config, options, inputs, context, write, decoding)
+
+
+def closest(texts: list[str], reference: str) -> list[str]:
+    """``texts``, likeliest first, in order of their closeness to ``reference``; of equally close ones the likelier comes first.
+
+    Kim and Rush measure it by smoothed BLEU, of which a short answer has too few words: here by chrF.
+    """
+    return sorted(texts, key=lambda text: -chrf(text, reference))
 
 
 class _Writer:

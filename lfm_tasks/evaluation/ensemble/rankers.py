@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
 from lfm_tasks.evaluation.ensemble.ranking import Pair
-from lfm_tasks.evaluation.ensemble.similarity import chrf, exact, token_f1
+from lfm_tasks.evaluation.ensemble.similarity import exact, token_f1
+from lfm_tasks.metrics.chrf import chrf
 
 LogLikelihoods = Mapping[tuple[str, str], Sequence[float]]
 SIMILARITIES: dict[str, Callable[[str, str], float]] = {"chrf": chrf, "token_f1": token_f1, "exact": exact}
