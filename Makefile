@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-merge demo-edit up test test-oracle bench effect lint
+.PHONY: demo demo-merge demo-edit demo-distill up test test-oracle bench effect lint
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -16,6 +16,10 @@ demo-merge: $(READY)
 # make demo-edit METHODS=all, or METHODS="rome alphaedit" FACTS=24: other methods and sizes than the default's
 demo-edit: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo edit $(if $(METHODS),--methods $(METHODS)) $(if $(FACTS),--facts $(FACTS))
+
+# make demo-distill METHODS="dist minilm": by other methods than the default's
+demo-distill: $(READY)
+	$(BIN)/python -m lfm_tasks.cli demo distill $(if $(METHODS),--methods $(METHODS))
 
 up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up

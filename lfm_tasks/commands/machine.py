@@ -14,15 +14,17 @@ from typing import Any
 
 from lfm_tasks.settings import settings
 
-DEMOS = "adapt a decoder, merge four classifiers, or edit facts that a decoder knows"
+DEMOS = "adapt a decoder, merge four classifiers, edit facts that a decoder knows, or distil a classifier"
 
 
 def register(commands: Any) -> None:
     up = commands.add_parser("up", help="start PostgreSQL, MLflow and Airflow here, in the foreground")
     up.set_defaults(call=_up)
     demo = commands.add_parser("demo", help="run a job on the starter models and data, then stop everything")
-    demo.add_argument("name", nargs="?", choices=("adapt", "merge", "edit"), default="adapt", help=DEMOS)
-    demo.add_argument("--methods", nargs="+", default=(), metavar="METHOD", help="edit: methods, or all (default: memit ft_m)")
+    demo.add_argument("name", nargs="?", choices=("adapt", "merge", "edit", "distill"), default="adapt", help=DEMOS)
+    demo.add_argument(
+        "--methods", nargs="+", default=(), metavar="METHOD", help="edit: methods, or all (default: memit ft_m); distill: methods"
+    )
     demo.add_argument("--facts", type=int, default=12, metavar="N", help="edit: known facts that are changed (default: 12)")
     demo.set_defaults(call=_demo)
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and the command that mends it")
@@ -49,6 +51,10 @@ def _demo(options: argparse.Namespace) -> int:
         from lfm_tasks.stack.demo_edit import demo_edit
 
         return demo_edit(settings(), options.methods, options.facts)
+    if options.name == "distill":
+        from lfm_tasks.stack.demo_distill import demo_distill
+
+        return demo_distill(settings(), options.methods)
     from lfm_tasks.stack.demo import demo
 
     return demo(settings(), conf=DEMO)
