@@ -30,7 +30,7 @@ DISTILL = {
     "distill_warmup_ratio": 0.1,
 }
 Line = dict[str, Any]
-"""``name``, ``value``, ``share``, ``low`` and ``high`` of the teacher's metric; of a student ``speedup``, ``cpu_seconds`` and ``gate``, too."""
+"""``name``, ``value``, ``share``, ``low``, ``high`` of the teacher's metric; of a student ``speedup``, ``cpu_seconds``, ``gate`` too."""
 
 
 def demo_distill(settings: Settings, methods: Sequence[str] = (), console: Console | None = None) -> int:
