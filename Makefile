@@ -17,7 +17,7 @@ demo-merge: $(READY)
 demo-edit: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo edit $(if $(METHODS),--methods $(METHODS)) $(if $(FACTS),--facts $(FACTS))
 
-# make demo-distill METHODS="forward_kl dist": other methods than the default's
+# make demo-distill METHODS="dist minilm": by other methods than the default's
 demo-distill: $(READY)
 	$(BIN)/python -m lfm_tasks.cli demo distill $(if $(METHODS),--methods $(METHODS))
 
@@ -37,7 +37,7 @@ bench: $(READY)
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
 
-# make effect NAME=adaptation, merging, averaging, editing, sequences, distillation, data_free: what a method gains, over three seeds; ARGS are the script's own
+# make effect NAME=adaptation, merging, averaging, editing, sequences, distillation: what a method gains, over three seeds; ARGS are the script's own
 effect: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py $(ARGS)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lfm_tasks.settings import settings
 
-DEMOS = "adapt a decoder, merge four classifiers, edit facts that a decoder knows, or distil a classifier into half its layers"
+DEMOS = "adapt a decoder, merge four classifiers, edit facts that a decoder knows, or distil a classifier"
 
 
 def register(commands: Any) -> None:
@@ -22,7 +22,9 @@ def register(commands: Any) -> None:
     up.set_defaults(call=_up)
     demo = commands.add_parser("demo", help="run a job on the starter models and data, then stop everything")
     demo.add_argument("name", nargs="?", choices=("adapt", "merge", "edit", "distill"), default="adapt", help=DEMOS)
-    demo.add_argument("--methods", nargs="+", default=(), metavar="METHOD", help="edit, distill: methods; edit: or all")
+    demo.add_argument(
+        "--methods", nargs="+", default=(), metavar="METHOD", help="edit: methods, or all (default: memit ft_m); distill: methods"
+    )
     demo.add_argument("--facts", type=int, default=12, metavar="N", help="edit: known facts that are changed (default: 12)")
     demo.set_defaults(call=_demo)
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and the command that mends it")

@@ -119,7 +119,7 @@ class RecordSignalsConfig(Config):
         8,
         ge=0,
         le=1_000_000,
-        description="Parts between two checkpoints; 0 only when stopped.",
+        description="Least parts between two checkpoints; 0 only when stopped.",
         json_schema_extra=section("Machine", unit="parts", cache=False),
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn.", json_schema_extra=section("Machine"))

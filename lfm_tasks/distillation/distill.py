@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lfm_tasks.training.split import Split, choose_objective, read_split, with_t
 
 
 def run(config: DistillConfig, inputs: Mapping[str, Input], context: StepContext) -> Outcome:
+    began = time.process_time()
     student, dataset = inputs["student"], inputs["dataset"]
     description = read_description(dataset.path)
     objective = choose_objective(config.objective, description["task"])
@@ -49,7 +51,7 @@ def run(config: DistillConfig, inputs: Mapping[str, Input], context: StepContext
     difference = save(training, student, labels, directory)
     return Outcome(
         outputs={"model": Output("model", directory)},
-        metrics=measurements(training) | {"reload_difference_model": difference},
+        metrics=measurements(training) | {"reload_difference_model": difference, "cpu_seconds": time.process_time() - began},
         summary=_summary(training, objective, inputs),
         figures=history_figures(training, context.workdir / "figures"),
     )

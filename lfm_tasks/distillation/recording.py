@@ -84,21 +84,25 @@ class Recording:
         self.directory = self.context.workdir / "signals"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.parts = -(-len(self.split) // self.config.rows_per_part)
+        self.lengths = self.split.lengths.tolist()
         self.identity = {"config": self.config.cache_fields(), "rows": digest_of(self.split)}
 
     def run(self) -> None:
-        """Raises :class:`AttemptKilled` with all finished parts kept."""
-        for number in range(self._resume(), self.parts):
+        """Raises :class:`AttemptKilled` with all finished parts kept. Checkpoints hold all parts: they come the more seldom the more
+        there are, so that what is copied in all stays in proportion to what is recorded."""
+        kept = self._resume()
+        for number in range(kept, self.parts):
             first = number * self.config.rows_per_part
             rows = range(first, min(first + self.config.rows_per_part, len(self.split)))
             save_file(self._record(rows), self.directory / part_name(number))
-            every = self.config.checkpoint_every
-            if every and (number + 1) % every == 0 and number + 1 < self.parts:
-                self._keep(number + 1)
+            every, done = self.config.checkpoint_every, number + 1
+            if every and done - kept >= max(every, kept // 4) and done < self.parts:
+                self._keep(done)
+                kept = done
             try:
-                self.context.report(number + 1, self.parts)
+                self.context.report(done, self.parts)
             except AttemptKilled:
-                self._stop(number + 1)
+                self._stop(done)
 
     def about(self, classes: int) -> dict[str, Any]:
         """What ``signals.json`` says of the files."""
@@ -126,9 +130,8 @@ class Recording:
 
     def _record(self, rows: range) -> dict[str, Tensor]:
         """The tensors of one part."""
-        lengths = [len(ids) for ids in self.split.tokens]
         start, found = self.offsets[rows.start], {}
-        for group in chunk_by_length(rows, lengths, self.config.batch_size, PASS_TOKENS):
+        for group in chunk_by_length(rows, self.lengths, self.config.batch_size, PASS_TOKENS):
             batch = to_device(padded_batch(self.split, group, 0, labels=self.labels), self.device)
             if self.context.stop_requested():
                 self._stop(rows.start // self.config.rows_per_part)

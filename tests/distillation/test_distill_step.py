@@ -255,7 +255,8 @@ def test_stopped_and_resumed_is_never_stopped(toys, tmp_path):
         distill.run(config(**values), given(toys), Context(tmp_path / "again", stop_at=3))
     resumed = distill.run(config(**values), given(toys), Context(tmp_path / "again"))
     assert files(resumed.outputs["model"].path) == files(whole.outputs["model"].path)
-    assert whole.metrics["reload_difference_model"] < 1e-5 and whole.summary["teachers"] == ["teacher"]
+    assert whole.metrics["reload_difference_model"] < 1e-5 and whole.metrics["cpu_seconds"] > 0
+    assert whole.summary["teachers"] == ["teacher"]
     assert json.loads(whole.figures[1].read_text())[-1]["step"] == 4
 
 

@@ -149,6 +149,16 @@ def test_killed_while_recording_it_goes_on_without_a_row_twice(toys, tmp_path, s
     assert files(outcome.outputs["signals"].path) == files(whole.path)
 
 
+def test_checkpoints_come_the_more_seldom_the_more_parts_there_are(toys, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(Recording, "_keep", lambda self, done: kept.append(done))
+    monkeypatch.setattr(Recording, "_record", lambda self, rows: {})
+    context = Context(tmp_path / "w")
+    one = Recording(RecordSignalsConfig(rows_per_part=1, checkpoint_every=2), None, split_of(toys), False, context, CPU)
+    one.run()
+    assert kept == [2, 4, 6, 8, 10, 12, 15] and one.parts == 16
+
+
 def test_a_stop_within_a_part_keeps_those_before_it(toys, tmp_path):
     inputs = {"teacher": toys["teacher"], "dataset": toys["dataset"]}
     values = RecordSignalsConfig(rows_per_part=4, batch_size=2)

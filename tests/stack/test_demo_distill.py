@@ -1,37 +1,45 @@
-"""What ``lfm demo distill`` sends, and what it makes of what came back."""
+"""The demo of distillation: what it asks of the DAG, and how it tells what came of it. The runs themselves: tests/dags/test_distill.py."""
 
 from __future__ import annotations
 
+import io
+
+import jsonschema
 import pytest
+from rich.console import Console
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.form import override
-from lfm_tasks.stack import demo_distill
+from lfm_tasks.form import form_fields
+from lfm_tasks.stack.demo_distill import DEFAULT_METHODS, choose, lines_of, params, table
 from lfm_tasks.steps import STEPS
 
-KEPT = {"value": 0.9, "share": 0.95, "low": 0.9, "high": 1.0}
+SOURCES = {"teacher", "student", "data", "general"}
+ASKED = ("prepare", "cut_student", "distill", "evaluate", "judge_student", "gate", "promote")
+KEPT = {"value": 0.8, "share": 0.95, "low": 0.9, "high": 1.0}
+FOUND = {"kept": dict.fromkeys(("teacher", "before", "baseline", "student"), KEPT), "speedup": 1.9}
+RECORDS = {"distill": {"metrics": {"cpu_seconds": 12.0}}, "baseline": {"metrics": {"cpu_seconds": 7.0}}}
 
 
-@pytest.mark.parametrize("method", demo_distill.METHODS)
-def test_what_is_sent_fits_the_steps(method):
-    sent = demo_distill.params("sha256:" + "0" * 64, method)
-    for step in ("prepare", "cut_student", "distill", "evaluate", "judge_student"):
-        values = {name.removeprefix(f"{step}_"): value for name, value in sent.items() if name.startswith(f"{step}_")}
-        assert values
-        override(STEPS[step], {}, values)
+@pytest.mark.parametrize("method", choose([]))
+def test_every_value_fits_its_field_in_the_form(method):
+    fields = {name: field for step in ASKED for name, field in form_fields(STEPS[step], step).items()}
+    conf = params(method, "sha256:t")
+    assert conf.keys() <= SOURCES | fields.keys()
+    jsonschema.validate(conf, {"properties": fields})
 
 
-def test_methods_are_those_for_classifiers():
-    assert demo_distill.choose([]) == ["forward_kl", "minilm_v2"]
-    assert demo_distill.choose(["dist"]) == ["dist"]
-    with pytest.raises(ConfigError, match="method of make demo-distill 'minillm'"):
-        demo_distill.choose(["minillm"])
+def test_methods_of_text_alone_are_left_out():
+    assert choose([]) == list(DEFAULT_METHODS) and choose(["dist"]) == ["dist"]
+    with pytest.raises(ConfigError, match="Unknown method of make demo-distill 'minillm'.*Allowed: activations, decoupled"):
+        choose(["minillm"])
+    assert len({params(method, "t")["promote_model_name"] for method in DEFAULT_METHODS}) == len(DEFAULT_METHODS)
 
 
-def test_a_line_for_each_model_and_the_picture_shows_them():
-    judged = {"kept": dict.fromkeys(("teacher", "before", "baseline", "student"), KEPT)}
-    shown = demo_distill.rows({"forward_kl": judged, "dist": judged})
-    assert list(shown) == ["teacher, 6 layers", "student, as cut", "student, labels alone", "student, forward_kl", "student, dist"]
-    axes = demo_distill.draw(shown, "classification/accuracy").axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(shown)
-    assert demo_distill.table(shown, "classification/accuracy").row_count == 5
+def test_the_table_has_those_that_are_compared_with_once():
+    lines = lines_of("forward_kl", {**RECORDS, "gate": {"summary": {"outcome": "promote"}}}, FOUND, others=True)
+    lines += lines_of("minilm_v2", RECORDS, FOUND, others=False)
+    assert [line.get("gate") for line in lines] == [None, None, None, "promote", "not asked"]
+    out = io.StringIO()
+    Console(file=out, width=160).print(table(lines))
+    shown = out.getvalue()
+    assert "3 of its layers" in shown and shown.count("labels alone") == 1 and "7.0 s" in shown and shown.count("1.90") == 2
