@@ -37,7 +37,7 @@ bench: $(READY)
 		echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file; \
 	done
 
-# make effect NAME=adaptation, merging, averaging, editing, sequences, distillation: what a method gains, over three seeds; ARGS are the script's own
+# make effect NAME=adaptation, merging, averaging, editing, sequences, distillation, data_free: what a method gains, over three seeds; ARGS are the script's own
 effect: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/effects/$(NAME).py $(ARGS)
 
