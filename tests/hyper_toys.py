@@ -26,7 +26,14 @@ SUBJECTS = [
 ]
 TARGETS = ("sport", "tech", "politics", "the final", "awards", "a film")
 BASE = "m" * 64
-QUICK = {"steps": 40, "every": 10, "edits": 2, "learning_rate": 0.01, "options": {"rank": 8, "layer": 1, "span": 2, "step_rate": 0.1}}
+QUICK = {
+    "steps": 40,
+    "every": 10,
+    "edits": 2,
+    "locality": 1.0,
+    "learning_rate": 0.01,
+    "options": {"rank": 8, "layer": 1, "span": 2, "step_rate": 0.1},
+}
 
 SERAC = {"steps": 30, "edits": 4, "options": {"rank": 4, "span": 2, "scope_rate": 0.1}}
 _MADE: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

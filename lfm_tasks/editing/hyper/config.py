@@ -26,7 +26,7 @@ class TrainEditorConfig(MethodChoice):
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Step size of Adam.", json_schema_extra={"section": "Training"})
     locality: float = Field(
-        1.0, ge=0, le=1000, description="Weight of what shall stay, beside the facts' loss.", json_schema_extra={"section": "Training"}
+        5.0, ge=0, le=1000, description="Weight of what shall stay, beside the facts' loss.", json_schema_extra={"section": "Training"}
     )
     targets: Literal["drawn", "given"] = Field(
         "drawn",
