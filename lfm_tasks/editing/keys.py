@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,11 +66,14 @@ def subject_rows(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str
     return SubjectRows(tuple(torch.tensor(one.input_ids[: one.subject_last + 1]) for one in encoded), len(contexts))
 
 
-def batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """``order``, by rising length, in chunks of at most ``PASS_TOKENS`` tokens or of one row."""
+def batches(order: Sequence[int], lengths: Sequence[int], tokens: int | None = None, like: float = math.inf) -> list[list[int]]:
+    """``order``, by rising length, in chunks of at most ``tokens`` (else ``PASS_TOKENS``), padding counted, or of one row; the longest of a
+    chunk is at most ``like`` times as long as its shortest."""
     chunks: list[list[int]] = []
     for place in order:
-        if not chunks or (len(chunks[-1]) + 1) * lengths[place] > PASS_TOKENS:
-            chunks.append([])
-        chunks[-1].append(place)
+        chunk = chunks[-1] if chunks else []
+        if chunk and (len(chunk) + 1) * lengths[place] <= (tokens or PASS_TOKENS) and lengths[place] <= like * lengths[chunk[0]]:
+            chunk.append(place)
+        else:
+            chunks.append([place])
     return chunks

@@ -1,7 +1,7 @@
 """What the edited layer should say at a subject's last token so that the target follows (Meng et al. 2022, section 3.2).
 
-A shift of a module's output there is found by Adam, for many facts at once: their rows share passes, nothing else. The layers below and
-the tokens before the subject's last are run once, the head where a logit is read, and a fact that is done leaves the batch.
+A shift of a module's output there is found by Adam, for many facts of like length at once: their rows share passes, nothing else. The
+layers below and the tokens before the subject's last are run once, the head where a logit is read, and a fact that is done leaves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lfm_tasks.editing.keys import batches
 from lfm_tasks.editing.method import Editing
 from lfm_tasks.editing.methods.config import TargetOptions
 from lfm_tasks.errors import AttemptKilled, NonFiniteLoss
@@ -21,8 +22,10 @@ from lfm_tasks.facts.locate import encode
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.models.partial import Endings, shifted
 
-PASS_TOKENS = 1536
-"""Tokens of the rows that are optimised together: activations that fit beside a model of 100 M parameters on a small machine."""
+PASS_TOKENS = 512
+"""Tokens of the endings that are optimised together: activations that fit beside a model of 100 M parameters on a small machine."""
+LIKE = 1.5
+"""Longest ending of a pass, in the shortest one's length: the others are padded to it."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,17 @@ def find_targets(
 
     Raises :class:`NonFiniteLoss`, and :class:`AttemptKilled` once a stop was asked for.
     """
-    found = []
-    for chunk in _chunks(editing, facts, contexts):
+    found, encoded = [], [encode(editing.tokenizer, fact, fact.target_new) for fact in facts]
+    tokens = [(len(contexts) + 1) * (len(one.input_ids) - 1 - one.subject_last) for one in encoded]
+    order = sorted(range(len(facts)), key=lambda place: tokens[place])
+    for places in batches(order, tokens, PASS_TOKENS, LIKE):
         if editing.context.stop_requested():
             raise AttemptKilled("Stopped on request in the middle of a round; the rounds before it are kept.")
+        chunk = [facts[place] for place in places]
         search = Search(editing, fact_rows(editing, chunk, contexts), layer, tuple(modules), options)
         found.append(search.run(chunk))
-    return Targets(*(torch.cat([getattr(one, name) for one in found]) for name in ("shift", "clean", "nll", "steps")))
+    back = torch.tensor(order).argsort()
+    return Targets(*(torch.cat([getattr(one, name) for one in found])[back] for name in ("shift", "clean", "nll", "steps")))
 
 
 @dataclass
@@ -205,17 +212,3 @@ def _norm(tensor: Tensor) -> Tensor:
 def _means(values: Tensor, group: Tensor, groups: int) -> Tensor:
     group = group.to(values.device)
     return values.new_zeros(groups).index_add(0, group, values) / torch.bincount(group, minlength=groups).clamp(min=1)
-
-
-def _chunks(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[Fact]]:
-    """In their order, as many at a time as ``PASS_TOKENS`` allow, or one."""
-    chunks: list[list[Fact]] = []
-    longest = 0
-    for fact in facts:
-        length = max(len(encode(editing.tokenizer, fact, fact.target_new, context).input_ids) for context in contexts)
-        longest = max(longest, length)
-        if not chunks or (len(chunks[-1]) + 1) * (len(contexts) + 1) * longest > PASS_TOKENS:
-            chunks.append([])
-            longest = length
-        chunks[-1].append(fact)
-    return chunks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -87,8 +89,10 @@ def test_the_steps_are_those_of_adam_and_of_a_clamp(editing):
     assert found.steps.tolist() == [9, 9, 9]
 
 
-def test_facts_that_share_a_batch_share_nothing_else(editing):
-    """Each leaves the batch when it is done."""
+@pytest.mark.parametrize("like", [math.inf, 1.0])
+def test_facts_that_share_a_batch_share_nothing_else(editing, monkeypatch, like):
+    """Each leaves the batch when it is done; whatever the batches, what is found stands in the facts' order."""
+    monkeypatch.setattr("lfm_tasks.editing.targets.LIKE", like)
     plain = {"learning_rate": 0.1, "decay": 0, "kl": 0, "clamp": 5}
     half = find_targets(editing, FACTS, CONTEXTS, LAYER, modules(editing, "layer"), TargetOptions(steps=6, enough=0, **plain))
     options = TargetOptions(steps=12, enough=float(half.nll.median()), **plain)
