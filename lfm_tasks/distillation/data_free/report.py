@@ -92,6 +92,7 @@ def draw_images(images: torch.Tensor, classes: list[int], path: Path) -> None:
     for one in axes:
         one.axis("off")
     for one, image, name in zip(axes, images, classes, strict=False):
-        one.imshow(image.mean(0), cmap="gray", vmin=0, vmax=1) if len(image) != 3 else one.imshow(image.permute(1, 2, 0))
+        shown = image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
+        one.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
         one.set_title(str(name), fontsize=8)
     figure.savefig(path, metadata={"Software": None})
