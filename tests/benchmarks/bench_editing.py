@@ -5,10 +5,12 @@ Cases and goals: ``alone``, a fact by itself, 2.5x fewer; ``batch``, all facts b
 out of a sequence of rounds, 20x fewer than the sequence without it anew.
 
 Both sides run in turn, each in a process of its own, on one thread, with the same facts, contexts, tokens, steps, learning rate, clamp
-and ridge, and must say the same share of the new targets by themselves. ``--facts 100`` is the full size.
+and ridge, and must say the same share of the new targets by themselves. ``--facts 100`` is the full size, for which the goals are set: few
+facts of unlike lengths share little.
 
-EasyEdit is in no package index that pip was given here; a checkout of it is, by ``--easyedit DIRECTORY``, a third side of ``alone`` and
-``batch``: its own ``execute_memit`` on our moments and contexts, imported without the package around it, which asks for services.
+EasyEdit cannot be installed by ``pip install easyeditor``: no index has it. A checkout of it is, by ``--easyedit DIRECTORY``, a third side
+of ``alone`` and ``batch``: its own ``execute_memit`` on our moments and contexts, imported without the package around it, whose imports
+ask for clients of services.
 """
 
 from __future__ import annotations
