@@ -12,52 +12,41 @@ SAME = "A teacher with the student's tokenizer, or recorded signals."
 METHODS = "lfm_tasks.distillation.methods"
 
 
-def _logits(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
-    given = {"preconditions": SAME, "cost": TEACHER} | changes
-    return Card(
-        name=name,
-        area="distillation",
-        step="distill",
-        title=title,
-        config=f"{METHODS}.config:{config}",
-        implementation=f"{METHODS}.logits:{implementation}",
-        paper=paper,
-        access=("logits",),
-        tasks=TASKS,
-        **given,
-    )
-
-
-def _hidden(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
-    given = {"preconditions": INSIDE, "cost": f"{TEACHER} What is compared of both stays in memory."} | changes
-    return Card(
-        name=name,
-        area="distillation",
-        step="distill",
-        title=title,
-        config=f"{METHODS}.config:{config}",
-        implementation=f"{METHODS}.hidden:{implementation}",
-        paper=paper,
-        access=("logits", "activations"),
-        tasks=TASKS,
-        **given,
-    )
-
-
 INSIDE = "One teacher with the student's tokenizer, of an architecture that looks its attention function up."
 WHOLE = "A teacher with the student's tokenizer; of a classifier recorded signals do, too."
 
 
-def _across(name: str, title: str, implementation: str, config: str, paper: str) -> Card:
+def _card(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    """:param implementation: in :data:`METHODS`. ``changes`` of what most methods have: logits of any model's teacher."""
+    common = {"access": ("logits",), "tasks": TASKS, "preconditions": SAME, "cost": TEACHER} | changes
     return Card(
         name=name,
         area="distillation",
         step="distill",
         title=title,
         config=f"{METHODS}.config:{config}",
-        implementation=f"{METHODS}.across:{implementation}",
+        implementation=f"{METHODS}.{implementation}",
         paper=paper,
-        access=("logits",),
+        **common,
+    )
+
+
+def _logits(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    return _card(name, title, f"logits:{implementation}", config, paper, **changes)
+
+
+def _hidden(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    given = {"preconditions": INSIDE, "cost": f"{TEACHER} What is compared of both stays in memory."} | changes
+    return _card(name, title, f"hidden:{implementation}", config, paper, access=("logits", "activations"), **given)
+
+
+def _across(name: str, title: str, implementation: str, config: str, paper: str) -> Card:
+    return _card(
+        name,
+        title,
+        f"across:{implementation}",
+        config,
+        paper,
         tasks=("causal_lm",),
         preconditions="A teacher with another tokenizer, and the same rows prepared for it; texts or completions.",
         cost="A forward pass of the teacher for each pass of the student.",
@@ -129,15 +118,12 @@ CARDS = (
         preconditions=WHOLE,
         cost=f"{TEACHER} A step is one pass: its rows are in memory at once.",
     ),
-    Card(
-        name="minillm",
-        area="distillation",
-        step="distill",
-        title="Reverse KL of sequences (MiniLLM)",
-        config=f"{METHODS}.config:PolicyConfig",
-        implementation=f"{METHODS}.policy:MINILLM",
-        paper="Gu et al. 2024, MiniLLM (arXiv 2306.08543)",
-        access=("logits",),
+    _card(
+        "minillm",
+        "Reverse KL of sequences (MiniLLM)",
+        "policy:MINILLM",
+        "PolicyConfig",
+        "Gu et al. 2024, MiniLLM (arXiv 2306.08543)",
         tasks=("causal_lm",),
         preconditions="One teacher with the student's tokenizer; on_policy above 0, temperature 1.",
         cost="Texts are written at every step; a forward pass of the teacher for each pass of the student.",
