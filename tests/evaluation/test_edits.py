@@ -209,6 +209,8 @@ def test_an_adapter_is_compared_with_its_own_base_and_its_distance_is_told(tmp_p
     distance = float((changed["lm_head.weight"] - before).norm() / before.norm())
     assert described["distances"] == {"lm_head.weight": pytest.approx(distance, rel=1e-5)}
     assert described["figures"]["largest_edit_distance"] == pytest.approx(distance, rel=1e-5)
+    _, measured = evaluate(tmp_path / "room", adapter, data(tmp_path / "again", FRANCE, OMAN), max_new_tokens=0)
+    assert measured["metrics"]["locality.free_running/unchanged"]["value"] == pytest.approx(2 / 3), "with room for the longest answer"
 
 
 def test_facts_without_a_true_answer_have_no_success_but_are_asked(tmp_path: Path, edited: Path):

@@ -112,7 +112,7 @@ def is_whole(answer: str, wanted: str) -> bool:
 def answer_room(subject: Subject, pairs: Iterable[Pair]) -> int:
     """Tokens of the longest answer, and :data:`ROOM`."""
     starts = (encode_answer(subject.tokenizer, subject.frame(prompt), answer) for prompt, answer in dict.fromkeys(pairs))
-    return max(len(ids) - start for ids, _, start in starts) + ROOM
+    return max((len(ids) - start for ids, _, start in starts), default=0) + ROOM
 
 
 def asked_as(subject: Subject, prompt: str) -> str:
