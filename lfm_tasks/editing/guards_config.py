@@ -43,7 +43,12 @@ class GuardOptions(Config):
     strength: float = Field(0.1, ge=0, le=1, description="Least strength k^T C^-1 k of a fact's key, as a share of the round's median.")
     target: float = Field(1.0, gt=0, description="Most nats a token that a target may be unlikely by after the search for its value.")
     target_warn: float = Field(0.3, gt=0, description="Nats a token above which there is a warning.")
-    norm: float = Field(4.0, gt=0, description="Longest value, in mean lengths of the first round's values before they were edited.")
+    norm: float = Field(
+        6.0,
+        gt=0,
+        description="Longest value, in mean lengths of the first round's values before they were edited; more than 1 + clamp lets every "
+        "value of a usual length pass.",
+    )
     change: float = Field(0.8, gt=0, description="Largest change of a weight by one round, as a share of the base's norm.")
     change_warn: float = Field(0.2, gt=0, description="Share above which there is a warning.")
     drift: float = Field(1.5, gt=0, description="Largest change of a weight by all rounds, as a share of the base's norm.")

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from lfm_tasks.catalogue import methods_of
 from lfm_tasks.editing.asking import answers, mean_nll
 from lfm_tasks.editing.config import EditConfig
 from lfm_tasks.editing.guards import RULES, judge, judge_facts, largest_singular_value, relative_norm
@@ -62,6 +63,12 @@ def test_a_limit_is_met_or_missed_on_the_side_that_the_rule_says_and_nan_misses_
     assert judge(name, math.nan, options).outcome == "fail"
     assert judge(name, limit + sign * 0.01, GuardOptions(warn=[name])).outcome == "warn"
     assert judge_facts(name, {"a": limit + sign * 0.01}, GuardOptions(off=[name])) == []
+
+
+def test_what_a_methods_own_clamp_allows_is_not_refused_by_default():
+    """v = v0 + delta with |delta| of at most clamp |v0|."""
+    clamps = [card.config_class().clamp for card in methods_of("edit") if "clamp" in card.config_class.model_fields]
+    assert clamps and GuardOptions().norm > 1 + max(clamps)
 
 
 def test_between_its_two_limits_a_check_warns():
