@@ -121,6 +121,8 @@ STEPS.add(
         outputs={"dataset": "dataset", "signals": "signals"},
         code=(
             "lfm_tasks.distillation.black_box",
+            "lfm_tasks.distillation.divergences",
+            "lfm_tasks.distillation.sampling",
             "lfm_tasks.distillation.texts",
             "lfm_tasks.artifacts.references",
             "lfm_tasks.metrics",

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lfm_tasks.distillation.divergences import log_probabilities
-from lfm_tasks.distillation.sequences.sampling import Continuing
+from lfm_tasks.distillation.sampling import Continuing
 from lfm_tasks.distillation.signals import Signal, Whole
 from lfm_tasks.errors import IncompatibleModels
 from lfm_tasks.models.attention import can_segment, logits_at, segmented

@@ -31,6 +31,13 @@ class ClassScores:
     nll: Floats
     tokens: Integers
 
+    @classmethod
+    def of_logits(cls, rows: Rows, logits: Floats) -> ClassScores:
+        """Of a classifier: ``logits`` ``[n, classes]``."""
+        own = softmax(logits)[np.arange(len(rows)), rows.columns["label"]]
+        nll = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+        return cls("classification", rows, logits, nll, np.ones(len(rows), np.int64))
+
     @property
     def target(self) -> Integers:
         return np.array(self.rows.columns["label"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from lfm_tasks.errors import DataError
-from lfm_tasks.evaluation.answers import ClassScores, softmax
+from lfm_tasks.evaluation.answers import ClassScores
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.likelihood import Progress
 from lfm_tasks.evaluation.task import Subject
@@ -33,10 +33,7 @@ class Classification:
             )
 
     def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> ClassScores:
-        logits = class_logits(subject.model, rows.input_ids, config.batch_tokens, progress)
-        own = softmax(logits)[np.arange(len(rows)), rows.columns["label"]]
-        nll = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
-        return ClassScores("classification", rows, logits, nll, np.ones(len(rows), np.int64))
+        return ClassScores.of_logits(rows, class_logits(subject.model, rows.input_ids, config.batch_tokens, progress))
 
     def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
         return self.ask(subject, rows, config, progress).table()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lfm_tasks.errors import DataError, IncompatibleModels
-from lfm_tasks.evaluation.answers import ClassScores, softmax
+from lfm_tasks.evaluation.answers import ClassScores
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.task import Subject
 from lfm_tasks.models.images import ImageSpace, class_names, image_space, open_image_classifier
@@ -34,10 +34,7 @@ class ImageClassification:
             )
 
     def ask(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> ClassScores:
-        logits = image_logits(subject, rows, progress)
-        own = softmax(logits)[np.arange(len(rows)), rows.columns["label"]]
-        nll = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
-        return ClassScores("classification", rows, logits, nll, np.ones(len(rows), np.int64))
+        return ClassScores.of_logits(rows, image_logits(subject, rows, progress))
 
     def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
         return self.ask(subject, rows, config, progress).table()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from lfm_tasks.distillation.sequences.sampling import Continuing, Draw, Drawing, within
+from lfm_tasks.distillation.sampling import Continuing, Draw, Drawing, within
 from lfm_tasks.models.generating import generate
 from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.step import Input

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lfm_tasks.config import parse_config
 from lfm_tasks.distillation.black_box.ask import run
 from lfm_tasks.distillation.black_box.config import AskTeacherConfig
-from lfm_tasks.distillation.texts.sequences import CHUNK, KeyedSampling, closest
+from lfm_tasks.distillation.sampling import Draw, Drawing
+from lfm_tasks.distillation.texts.sequences import CHUNK, closest
 from lfm_tasks.errors import AttemptKilled, ConfigError
 from lfm_tasks.models.generating import generate
 from lfm_tasks.step import Input
@@ -86,7 +87,7 @@ def test_samples_come_as_often_as_they_are_probable_and_do_not_depend_on_the_bat
             2,
             [],
             batch_tokens,
-            processors=lambda batch: [KeyedSampling([seeds[places[i]] for i in batch], temperature)],
+            processors=lambda batch: [Draw(Drawing(temperature), [np.random.default_rng(seeds[places[i]]) for i in batch])],
         )
         return [tuple(one.tolist()) for one in made]
 

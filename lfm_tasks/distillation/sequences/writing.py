@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from lfm_tasks.distillation.config import DistillConfig
+from lfm_tasks.distillation.sampling import Draw, Drawing
 from lfm_tasks.distillation.sequences.replay import Adaptive, Replay, Text, fresh_share
-from lfm_tasks.distillation.sequences.sampling import Draw, Drawing
 from lfm_tasks.distillation.teachers import LogitTeacher
 from lfm_tasks.models.attention import unsegmented
 from lfm_tasks.models.generating import generate

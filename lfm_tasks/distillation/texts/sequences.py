@@ -12,39 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.distillation.black_box.config import AskTeacherConfig
 from lfm_tasks.distillation.black_box.questions import Question
+from lfm_tasks.distillation.sampling import Draw, Drawing
 from lfm_tasks.distillation.texts.answers import Answer, Asked
 from lfm_tasks.distillation.texts.config import BeamConfig, SamplesConfig
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.metrics.chrf import chrf
 from lfm_tasks.models.generating import Tokens, generate, stop_tokens
 from lfm_tasks.models.opening import model_directory, open_causal_lm
-from lfm_tasks.models.tokenizers import open_tokenizer, special_frame
+from lfm_tasks.models.tokenizers import chat_prompt, open_tokenizer, special_frame
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import Input, StepContext
 
 CHUNK = 64
 """Questions between two checkpoints."""
 KEPT = "texts.json"
-
-
-class KeyedSampling(LogitsProcessor):
-    """Adds Gumbel noise to log_softmax(z / T), so that the likeliest token is a sample of softmax(z / T). Noise by row: its
-    seed alone decides, whatever else is in the batch."""
-
-    def __init__(self, seeds: list[int], temperature: float) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._temperature = temperature
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        shape, kind = scores.shape[1:], torch.float64
-        noise = torch.stack([-torch.empty(shape, dtype=kind).exponential_(generator=one).log() for one in self._generators])
-        return torch.log_softmax(scores.double() / self._temperature, dim=-1) + noise.to(scores.device)
 
 
 def ask_by_beam(questions: list[Question], config: AskTeacherConfig, inputs: Mapping[str, Input], context: StepContext) -> Asked:
@@ -76,7 +62,7 @@ def ask_by_sampling(questions: list[Question], config: AskTeacherConfig, inputs:
         seeds = [derive_seed(config.seed, "sample", question.asked, i) for question in some for i in range(options.samples)]
 
         def keyed(batch: list[int]) -> LogitsProcessorList:
-            return LogitsProcessorList([KeyedSampling([seeds[i] for i in batch], options.temperature)])
+            return LogitsProcessorList([Draw(Drawing(options.temperature), [np.random.default_rng(seeds[i]) for i in batch])])
 
         texts = [text for (text,) in writer.write(repeated, processors=keyed)]
         return [texts[start : start + options.samples] for start in range(0, len(texts), options.samples)]
@@ -114,9 +100,7 @@ class _Writer:
     def _ids(self, asked: str) -> Tokens:
         prefix = [] if self._options.chat else special_frame(self.tokenizer)[0]
         if self._options.chat:
-            system = [{"role": "system", "content": self._config.system_prompt}] if self._config.system_prompt else []
-            turns = [*system, {"role": "user", "content": asked}]
-            asked = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            asked = chat_prompt(self.tokenizer, asked, self._config.system_prompt)
         return np.array(prefix + self.tokenizer(asked, add_special_tokens=False, verbose=False).input_ids, dtype=np.int64)
 
 
