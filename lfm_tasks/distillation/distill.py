@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lfm_tasks.catalogue import METHODS
-from lfm_tasks.distillation.across.pairs import TEXTS, pairs, read_texts, shared_tokens
+from lfm_tasks.distillation.across.pairs import TEXTS, Across, pairs, read_texts, shared_tokens
 from lfm_tasks.distillation.config import DistillConfig
-from lfm_tasks.distillation.methods.across import Across
 from lfm_tasks.distillation.objective import Setting
 from lfm_tasks.distillation.sequences.writing import Writing
 from lfm_tasks.distillation.stored import Recorded, open_signals, places

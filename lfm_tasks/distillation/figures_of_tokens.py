@@ -7,7 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lfm_tasks.models.heads import chunk_rows, chunked_sum, chunks
+from lfm_tasks.models.attention import logits_at
+from lfm_tasks.models.heads import chunk_rows, chunked_sum, chunks, hidden_at
+from lfm_tasks.training.batches import Batch
+
+
+def loss_at_targets(
+    model: nn.Module, batch: Batch, figures: Callable[[Tensor, slice], Tensor], loss: Callable[[Tensor], Tensor], *, plain: bool
+) -> Tensor:
+    """:func:`loss_of_figures` of a decoder at the batch's targets. ``plain``: its logits are what its output embedding gives
+    (:func:`lfm_tasks.models.heads.has_plain_head`), so that they can be taken a slice at a time."""
+    with (hidden_at if plain else logits_at)(model, batch.positions):
+        found = model(**batch.inputs, use_cache=False).logits[0]
+    return loss_of_figures(figures, loss, found, model.get_output_embeddings()) if plain else loss(figures(found, slice(None)))
 
 
 def loss_of_figures(

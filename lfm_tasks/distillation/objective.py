@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from lfm_tasks.distillation.across.pairs import Across
 from lfm_tasks.distillation.config import DistillConfig
 from lfm_tasks.distillation.divergences import log_probabilities
 from lfm_tasks.distillation.sequences.writing import Step, Writing
@@ -47,8 +48,8 @@ class Setting:
     vocabulary: int
     writing: Writing | None = None
     """Writes some of the rows in the student's own words."""
-    across: Any = None
-    """The rows in the teacher's tokens too (:class:`lfm_tasks.distillation.methods.across.Across`), for the methods that need them."""
+    across: Across | None = None
+    """The rows in the teacher's tokens too, for the methods that need them."""
 
 
 class Distance(Protocol):

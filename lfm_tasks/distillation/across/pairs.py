@@ -40,6 +40,17 @@ class Pair:
         return np.logical_and(*(np.bincount(side, minlength=self.count + 1)[: self.count] == 1 for side in (self.ours, self.theirs)))
 
 
+@dataclass(frozen=True)
+class Across:
+    """The rows of one training split in both tokenizations."""
+
+    teacher_rows: Split
+    pairs: Sequence[Pair]
+    shared: tuple[Tensor, Tensor]
+    """Ids of the tokens that both have, ours and theirs."""
+    pad: int
+
+
 def pairs(
     ours: Split, theirs: Split, texts: Mapping[str, str], tokenizers: Sequence[PreTrainedTokenizerBase], objective: str
 ) -> list[Pair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,28 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lfm_tasks.distillation.across.losses import chunk_log_likelihoods, likelihood_matching, shared_and_rest, sorted_distance
-from lfm_tasks.distillation.across.pairs import Pair
 from lfm_tasks.distillation.divergences import forward_kl, log_probabilities, scaled
-from lfm_tasks.distillation.figures_of_tokens import loss_of_figures
+from lfm_tasks.distillation.figures_of_tokens import loss_at_targets
 from lfm_tasks.distillation.objective import Setting
 from lfm_tasks.distillation.teachers import LogitTeacher
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.models.attention import logits_at
-from lfm_tasks.models.heads import has_plain_head, hidden_at
+from lfm_tasks.models.heads import has_plain_head
 from lfm_tasks.training.batches import Batch, padded_batch
 from lfm_tasks.training.objectives import CrossEntropy, to_device
-from lfm_tasks.training.split import Split
-
-
-@dataclass(frozen=True)
-class Across:
-    """The rows of one training split in both tokenizations."""
-
-    teacher_rows: Split
-    pairs: Sequence[Pair]
-    shared: tuple[Tensor, Tensor]
-    """Ids of the tokens that both have, ours and theirs."""
-    pad: int
 
 
 @dataclass(frozen=True)
@@ -81,12 +66,7 @@ class AcrossDistillation(CrossEntropy):
             taught = torch.stack(far).mean() if far else found.new_zeros(())
             return self.config.alpha * taught - (1 - self.config.alpha) * found[:, 0].sum()
 
-        if self.plain:
-            with hidden_at(model, batch.positions):
-                hidden = model(**batch.inputs, use_cache=False).logits[0]
-            return loss_of_figures(figures, loss, hidden, model.get_output_embeddings())
-        with logits_at(model, batch.positions):
-            return loss(figures(model(**batch.inputs, use_cache=False).logits[0], slice(None)))
+        return loss_at_targets(model, batch, figures, loss, plain=self.plain)
 
 
 class _Asked:

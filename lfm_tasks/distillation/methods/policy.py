@@ -12,14 +12,12 @@ from torch.nn import functional
 
 from lfm_tasks.distillation import divergences
 from lfm_tasks.distillation.divergences import log_probabilities
-from lfm_tasks.distillation.figures_of_tokens import loss_of_figures
+from lfm_tasks.distillation.figures_of_tokens import loss_at_targets
 from lfm_tasks.distillation.methods.logits import REVERSE_KL
 from lfm_tasks.distillation.objective import Answer, LogitDistillation, Setting
 from lfm_tasks.distillation.sequences.policy import coefficients
 from lfm_tasks.distillation.stored import Recorded
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.models.attention import logits_at
-from lfm_tasks.models.heads import hidden_at
 from lfm_tasks.models.ranks import Ranks
 from lfm_tasks.training.batches import Batch
 
@@ -97,12 +95,7 @@ class SequenceDistillation(LogitDistillation):
         def loss(found: Tensor) -> Tensor:
             return self.config.alpha * self._policy(batch, found[:, 0], found[:, 1]) + found[~written, 2].sum()
 
-        if self.plain:
-            with hidden_at(model, batch.positions):
-                hidden = model(**batch.inputs, use_cache=False).logits[0]
-            return loss_of_figures(figures, loss, hidden, model.get_output_embeddings())
-        with logits_at(model, batch.positions):
-            return loss(figures(model(**batch.inputs, use_cache=False).logits[0], slice(None)))
+        return loss_at_targets(model, batch, figures, loss, plain=self.plain)
 
     def _policy(self, batch: Batch, kl: Tensor, log_q: Tensor) -> Tensor:
         """Of the rows that the student wrote; ``kl`` and ``log_q`` [n] are at all targets of the batch. Its value is what the texts say of
