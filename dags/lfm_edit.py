@@ -18,7 +18,7 @@ from lfm_tasks.operators import (
     PrepareGeneralOperator,
     TrainEditorOperator,
 )
-from lfm_tasks.operators.editing import find_layer, layer_params
+from lfm_tasks.operators.layers import find_layer, layer_params
 from lfm_tasks.operators.params import reference_param, step_params
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 

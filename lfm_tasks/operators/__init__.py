@@ -1,13 +1,34 @@
 """Airflow operators, one per step; ``step_params`` makes a DAG's form from the steps' configs."""
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
+from lfm_tasks.operators.distilling import (
+    AskTeacherOperator,
+    CutStudentOperator,
+    DistillDataFreeOperator,
+    DistillOperator,
+    JudgeStudentOperator,
+    PrepareAnswersOperator,
+    RecordSignalsOperator,
+    WriteRationalesOperator,
+)
 from lfm_tasks.operators.editing import (
+    AddStatisticsOperator,
+    EditOperator,
+    EvaluateEditsOperator,
+    ImportFactsOperator,
+    ImportTrainingFactsOperator,
+    KeyMomentsOperator,
+    PlanShardsOperator,
+    PrepareCorpusOperator,
+    TrainEditorOperator,
+)
+from lfm_tasks.operators.finish import FinishRunOperator
+from lfm_tasks.operators.layers import (
     ChooseEditLayerOperator,
     HeldOutFactsOperator,
     PlanLayersOperator,
     SweepEditLayersOperator,
 )
-from lfm_tasks.operators.finish import FinishRunOperator
 from lfm_tasks.operators.merging import (
     CompareOperator,
     PlanEvaluationsOperator,
@@ -21,42 +42,25 @@ from lfm_tasks.operators.produced import FindModelsOperator
 from lfm_tasks.operators.reap import ReapOperator, TidyOperator
 from lfm_tasks.operators.searching import PlanSearchesOperator, PlanSearchEvaluationsOperator, PlanSearchOperator
 from lfm_tasks.operators.steps import (
-    AddStatisticsOperator,
     AlignOperator,
-    AskTeacherOperator,
     ConnectOperator,
-    CutStudentOperator,
-    DistillDataFreeOperator,
-    DistillOperator,
-    EditOperator,
     EnsembleOperator,
-    EvaluateEditsOperator,
     EvaluateOperator,
     GateOperator,
-    ImportFactsOperator,
-    ImportTrainingFactsOperator,
-    JudgeStudentOperator,
-    KeyMomentsOperator,
     MergeAdaptersOperator,
     MergeOperator,
     MixOperator,
     NoveltyOperator,
-    PlanShardsOperator,
-    PrepareAnswersOperator,
-    PrepareCorpusOperator,
     PrepareGeneralOperator,
     PrepareImagesOperator,
     PrepareOperator,
     PromoteOperator,
-    RecordSignalsOperator,
     RestackOperator,
     RollbackOperator,
     SearchMergeOperator,
     StatisticsOperator,
-    TrainEditorOperator,
     TuneOperator,
     UnloadOperator,
-    WriteRationalesOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
 

@@ -1,141 +1,155 @@
-"""The layer that takes edits best, found on facts that are not edited."""
+"""Operators of editing: facts, key moments, editors, edits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context, Param
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowSkipException
 
-from lfm_tasks.config import parse_config
-from lfm_tasks.errors import ConfigError
-from lfm_tasks.form import config_fields, config_values, override
-from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
-from lfm_tasks.operators.params import airflow_params, reference_param
-from lfm_tasks.operators.steps import FIND, EvaluateEditsOperator, ImportFactsOperator
-from lfm_tasks.runner.job import Job, JobResult, numbered_inputs
-from lfm_tasks.steps import STEPS
+from lfm_tasks.catalogue import METHODS
+from lfm_tasks.operators.base import StepOperator, mapped_outputs
+from lfm_tasks.operators.steps import PrepareOperator, StatisticsOperator
+from lfm_tasks.runner.job import Job
 
-GIVEN = "given"
-EVERY_FACT = {"facts": [], "format": "auto", "max_facts": 0}
-"""Of a file, none of those typed in."""
-TASKS = "sweep_edit_layers_shards"
-LAYERS = ("layer", "layers")
+KEY_MOMENTS = "key_moments"
+SHARDS = "statistics_shards"
+FIND = "find"
+"""Of the Param ``layers``: the layer to edit is looked for."""
 
 
-def layer_params() -> dict[str, Param]:
-    """The form of :func:`find_layer` and of statistics in shards."""
-    statistics, sweep = STEPS["statistics"], STEPS[SweepEditLayersOperator.step]
-    choice = Param(
-        GIVEN,
-        type="string",
-        enum=[GIVEN, FIND],
-        values_display={GIVEN: "Those named below, or the method's own", FIND: "Find for me"},
-        title="Layers",
-        description="Find for me: candidate layers are tried on known facts that are not to be edited, and the best one is edited.",
-        section="What to work on",
-    )
-    held_out = reference_param(
-        "data", "starter://country-facts", "Held-out facts", "Facts on which the layer is found, without those that are edited."
-    )
-    fields = config_fields(statistics.config_class, statistics.name, statistics.title, skip=["method", "options", "split", "shard", "seed"])
-    fields |= config_fields(sweep.config_class, sweep.name, sweep.title, skip=["method", "options", "shard"])
-    return {"layers": choice, "held_out_facts": held_out, **airflow_params(fields)}
+class ImportFactsOperator(StepOperator):
+    """Rows of published data sets, or facts typed in, to facts that can be edited."""
+
+    step = "import_facts"
 
 
-def find_layer(facts: Any, statistics: Any, general: Any, **heavy: Any) -> StepOperator:
-    """Wire the tasks ``layers``, ``others``, ``held_out``, ``sweep_layers`` and ``choose_layer``; returns the last. They are skipped unless
-    the form wants the layer to be found.
-
-    :param facts: that are to be edited; ``statistics`` and ``general``: what the edit is given beside them.
-    """
-    model = {"model": "{model}"}
-    layers = PlanLayersOperator(task_id="layers")
-    others = ImportFactsOperator(task_id="others", references={"data": "{held_out_facts}"}, config=EVERY_FACT)
-    held_out = HeldOutFactsOperator(task_id="held_out", references=model, inputs={"facts": others.output["dataset"]}, **heavy)
-    given = {"facts": held_out.output["known"], "edited": facts, "statistics": statistics, "general": general}
-    sweep = SweepEditLayersOperator.partial(
-        task_id="sweep_layers", references=model, inputs=given, trigger_rule="none_failed", **heavy
-    ).expand(config=layers.output)
-    choose = ChooseEditLayerOperator(task_id="choose_layer", sweep_task="sweep_layers")
-    layers >> others
-    sweep >> choose
-    return choose
-
-
-class PlanLayersOperator(BaseOperator):
-    """The shards of *sweep_edit_layers*, where the layers are looked for; checked before anything runs."""
-
-    def execute(self, context: Context) -> list[dict[str, Any]]:
-        params = dict(context["params"])
-        try:
-            check_params(params, context["dag"].params)
-            planned = sweeps(params)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
-        if not planned:
-            raise AirflowSkipException("The layers to edit are not looked for.")
-        return planned
-
-
-def sweeps(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each task of the sweep is given: the method of the form with its options, and a part of the candidate layers.
-
-    Raises :class:`ConfigError` for a method without layers, and where the form names the layers that are to be found.
-    """
-    if params["layers"] != FIND:
-        return []
-    if named := [f"edit_{name}={params[f'edit_{name}']}" for name in LAYERS if params.get(f"edit_{name}") not in (None, [], -1)]:
-        raise ConfigError(
-            f"layers={FIND}, but {', '.join(named)}. Leave that empty, or set layers={GIVEN}; layers to try are candidate_layers."
-        )
-    options = config_values(STEPS["edit"], "edit", params)["options"]
-    fixed = {
-        "method": params["edit_method"],
-        "options": {name: value for name, value in options.items() if name not in LAYERS},
-        "shards": params[TASKS],
-    }
-    planned = [fixed | {"shard": shard} for shard in range(params[TASKS])]
-    step = STEPS["sweep_edit_layers"]
-    values = config_values(step, step.name, params)
-    parse_config(step.config_class, override(step, values, planned[0]), where=f"Params {step.name}_*")
-    return planned
-
-
-class HeldOutFactsOperator(EvaluateEditsOperator):
-    """Facts to find a layer on: those that the model knows, or all of them where the form keeps unknown ones."""
+class PrepareCorpusOperator(PrepareOperator):
+    """Text for statistics of a decoder, all of it in the train split."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(prefix=EvaluateEditsOperator.step, **kwargs)
-
-    def fixed(self, context: Context) -> Mapping[str, Any]:
-        unknown = "keep" if context["params"]["evaluate_edits_unknown"] == "keep" else "leave_out"
-        return {"mode": "known", "unknown": unknown, "max_facts": 0, **self.config}
+        fixed = {"task": "text", "validation_fraction": 0.0, "test_fraction": 0.0, "max_length": 256}
+        super().__init__(prefix="corpus", config=fixed, **kwargs)
 
 
-class SweepEditLayersOperator(StepOperator):
-    """Layers tried on facts, each edited alone. A mapped task for a part of them: ``.expand(config=plan.output)``."""
+class EvaluateEditsOperator(StepOperator):
+    """Measure what a model says about edited facts; or find the facts that it knows."""
 
-    step = "sweep_edit_layers"
+    step = "evaluate_edits"
 
 
-class ChooseEditLayerOperator(StepOperator):
-    """The best layer of a mapped sweep; hands on ``options``, what it sets of the method's.
+class PlanShardsOperator(BaseOperator):
+    """The shards of *statistics* (Param ``statistics_shards``); none for a method that needs no key moments."""
 
-    :param sweep_task: id of the mapped sweep task.
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        needed = METHODS[context["params"]["edit_method"]].needs == KEY_MOMENTS
+        return [{"shard": place} for place in range(context["params"][SHARDS])] if needed else []
+
+
+class AddStatisticsOperator(StepOperator):
+    """The sums of all shards; a single one is handed on as it is.
+
+    :param statistics_task: id of the mapped statistics task.
     """
 
-    step = "choose_edit_layer"
+    step = "add_statistics"
 
-    def __init__(self, *, sweep_task: str, **kwargs: Any) -> None:
-        super().__init__(prefix=SweepEditLayersOperator.step, **kwargs)
-        self.sweep_task = sweep_task
+    def __init__(self, *, statistics_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.statistics_task = statistics_task
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        parts = [one for one in mapped_outputs(context, self.statistics_task, "statistics", context["params"][SHARDS]) if one]
+        if len(parts) == 1:
+            context["ti"].xcom_push(key="statistics", value=parts[0])
+            return {"outputs": {"statistics": parts[0]}}
+        self.inputs = {"statistics": parts}
+        return super().execute(context)
+
+
+class KeyMomentsOperator(StatisticsOperator):
+    """Second moments of the keys of the layers to be edited or tried, or of the first half; skipped where the method needs none."""
+
+    @classmethod
+    def in_shards(cls, *, task_id: str, inputs: Mapping[str, Any], pool: str, **kwargs: Any) -> AddStatisticsOperator:
+        """Wire a mapped task for each shard of the Param ``statistics_shards``, and ``add_statistics``, which is returned."""
+        shards = PlanShardsOperator(task_id="shards")
+        parts = cls.partial(task_id=task_id, inputs=inputs, pool=pool, **kwargs).expand(config=shards.output)
+        added = AddStatisticsOperator(task_id="add_statistics", statistics_task=task_id, trigger_rule="none_failed", pool=pool)
+        parts >> added
+        return added
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(prefix="statistics", **kwargs)
 
     def job(self, context: Context) -> Job:
-        self.inputs = numbered_inputs({"reports": mapped_outputs(context, self.sweep_task, "report", context["params"][TASKS])})
+        method = context["params"]["edit_method"]
+        if METHODS[method].needs != KEY_MOMENTS:
+            raise AirflowSkipException(f"{method} needs no second moments of keys.")
         return super().job(context)
 
-    def hand_on(self, context: Context, job: Job, result: JobResult) -> dict[str, Any]:
-        context["ti"].xcom_push(key="options", value=result.summary["best"]["options"])
-        return super().hand_on(context, job, result)
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        params = context["params"]
+        options = METHODS[params["edit_method"]].config_class.model_fields
+        layers = (params["edit_layers"] or []) if "layers" in options else [params["edit_layer"]] if "layer" in options else []
+        if candidates := params.get("sweep_edit_layers_candidate_layers") if params.get("layers") == FIND else None:
+            width = params["sweep_edit_layers_width"]
+            layers = sorted({layer - back for layer in candidates for back in range(width)})
+        layers = [layer for layer in layers if layer is not None and layer >= 0]
+        return {"method": KEY_MOMENTS, "split": "train", **self.config} | ({"layers": layers} if layers else {})
+
+
+def editor_to_train(params: Mapping[str, Any]) -> str:
+    """The way of training of the editor that the form's method needs.
+
+    Raises :class:`AirflowSkipException` where it needs none, and where one is given.
+    """
+    method = params["edit_method"]
+    needs = METHODS[method].needs
+    if needs not in METHODS or METHODS[needs].step != TrainEditorOperator.step:
+        raise AirflowSkipException(f"{method} needs no editor.")
+    if params["editor"]:
+        raise AirflowSkipException(f"The editor {params['editor']} was given.")
+    return needs
+
+
+class ImportTrainingFactsOperator(ImportFactsOperator):
+    """Facts that an editor is trained on; skipped where none is."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(config={"facts": [], "max_facts": 0, "problems": "drop"}, **kwargs)
+
+    def job(self, context: Context) -> Job:
+        editor_to_train(context["params"])
+        return super().job(context)
+
+
+class TrainEditorOperator(StepOperator):
+    """The editor that the method needs, learnt from facts of other subjects; skipped where it needs none, or one is given."""
+
+    step = "train_editor"
+
+    def job(self, context: Context) -> Job:
+        editor_to_train(context["params"])
+        return super().job(context)
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        return {**self.config, "method": editor_to_train(context["params"])}
+
+
+class EditOperator(StepOperator):
+    """Facts into a model, round by round.
+
+    :param layer_task: id of the task that chose the layer, whose ``options`` win over Params; where it was skipped there are none.
+    """
+
+    step = "edit"
+
+    def __init__(self, *, layer_task: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer_task = layer_task
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        found = context["ti"].xcom_pull(task_ids=self.layer_task, key="options") if self.layer_task else None
+        return {**self.config, **(found or {})}

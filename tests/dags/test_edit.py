@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.operators import PlanShardsOperator
-from lfm_tasks.operators.editing import sweeps
+from lfm_tasks.operators.layers import sweeps
 from lfm_tasks.settings import settings
 from lfm_tasks.tracking.lineage import Graph
 from tests.dags.conftest import of_task
