@@ -7,9 +7,9 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
-from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators import FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.params import reference_param, step_params
-from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
+from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
@@ -54,17 +54,7 @@ Every unchanged step is answered from the step cache and says so. Results are in
     )
 
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
-    measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **HEAVY}
-    evaluate_base = EvaluateOperator(task_id="evaluate_base", references={"model": "{model}"}, inputs=held_out, **measured)
-    evaluate_champion = EvaluateOperator(
-        task_id="evaluate_champion",
-        references={"model": ["models:/{promote_model_name}@{promote_alias}", "{model}"]},
-        inputs=held_out,
-        **measured,
-    )
-    evaluate_challenger = EvaluateOperator(task_id="evaluate_challenger", inputs={"model": tune.output["model"], **held_out}, **measured)
-    promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], tune.output["model"])
+    ended = measure_and_promote(tune.output["model"], held_out, **HEAVY)
     finish = FinishRunOperator(task_id="finish")
 
-    evaluate_base >> evaluate_champion
-    [evaluate_base, promote] >> finish.as_teardown()
+    ended >> finish.as_teardown()

@@ -9,7 +9,6 @@ from airflow.sdk import DAG
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import (
     AskTeacherOperator,
-    EvaluateOperator,
     FinishRunOperator,
     PrepareAnswersOperator,
     PrepareGeneralOperator,
@@ -17,7 +16,7 @@ from lfm_tasks.operators import (
     TuneOperator,
 )
 from lfm_tasks.operators.params import reference_param, step_params
-from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
+from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 LOCAL = ("method", "num_beams", "keep", "length_penalty", "choose", "chat", "batch_tokens", "split", "reference_column")
@@ -73,17 +72,7 @@ name ends in `_API_KEY`, or in an Airflow connection of the endpoint's host; the
     )
 
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
-    measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **HEAVY}
-    evaluate_base = EvaluateOperator(task_id="evaluate_base", references={"model": "{model}"}, inputs=held_out, **measured)
-    evaluate_champion = EvaluateOperator(
-        task_id="evaluate_champion",
-        references={"model": ["models:/{promote_model_name}@{promote_alias}", "{model}"]},
-        inputs=held_out,
-        **measured,
-    )
-    evaluate_challenger = EvaluateOperator(task_id="evaluate_challenger", inputs={"model": tune.output["model"], **held_out}, **measured)
-    promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], tune.output["model"])
+    ended = measure_and_promote(tune.output["model"], held_out, **HEAVY)
     finish = FinishRunOperator(task_id="finish")
 
-    evaluate_base >> evaluate_champion
-    [evaluate_base, promote] >> finish.as_teardown()
+    ended >> finish.as_teardown()

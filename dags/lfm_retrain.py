@@ -7,10 +7,10 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
-from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators import FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.notify import failure_notifiers, retrain_deadline
 from lfm_tasks.operators.params import reference_param, step_params, with_defaults
-from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
+from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 from lfm_tasks.operators.schedules import retrain_schedule
 from lfm_tasks.settings import settings
 
@@ -76,16 +76,8 @@ seconds. A model that a person rolled back does not come back in this way.
 
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
-    measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **HEAVY}
-    evaluate_champion = EvaluateOperator(
-        task_id="evaluate_champion",
-        references={"model": ["models:/{promote_model_name}@{promote_alias}", "{model}"]},
-        inputs=held_out,
-        **measured,
-    )
-    evaluate_challenger = EvaluateOperator(task_id="evaluate_challenger", inputs={"model": tune.output["model"], **held_out}, **measured)
-    promote = decide_and_promote(evaluate_challenger.output["report"], evaluate_champion.output["report"], tune.output["model"])
+    ended = measure_and_promote(tune.output["model"], held_out, beside_base=False, **HEAVY)
     finish = FinishRunOperator(task_id="finish")
 
-    novelty >> prepare_general >> [evaluate_champion, evaluate_challenger]
-    promote >> finish.as_teardown()
+    novelty >> prepare_general
+    ended >> finish.as_teardown()
