@@ -112,7 +112,7 @@ class LogitDistillation(CrossEntropy):
         return torch.from_numpy(np.repeat(self.step.written[list(batch.examples)], counts)).to(batch.targets.device)
 
     def modes(self) -> AbstractContextManager[None]:
-        return _together([teacher.modes() for teacher in self.teachers] if not self.labels else [])
+        return together([teacher.modes() for teacher in self.teachers] if not self.labels else [])
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         answers = [source.ask(batch, self.config.temperature) for source in self.sources] if self.weight else []
@@ -179,7 +179,8 @@ def _scaled_samples(signal: Signal, temperature: float) -> float:
 
 
 @contextmanager
-def _together(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+def together(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+    """All of them, entered in their order."""
     with ExitStack() as stack:
         for context in contexts:
             stack.enter_context(context)

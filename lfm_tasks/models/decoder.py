@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.models.layers import layer_lists
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def _shape(module: nn.Module) -> tuple[int, int]:
 
 
 def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    count = model.config.num_hidden_layers
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    found = layer_lists(model)
     if len(found) != 1 or getattr(model.config, "is_encoder_decoder", False):
+        count = model.config.num_hidden_layers
         raise IncompatibleModels(f"{type(model).__name__} has no single list of {count} decoder layers. Edit a decoder, as Llama or GPT-2.")
     return f"{found[0][0]}.", found[0][1]

@@ -1,4 +1,4 @@
-"""Numbered layers: in the names of a model's tensors, and in the settings of its config."""
+"""Numbered layers: in a model, in the names of its tensors, and in the settings of its config."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from lfm_tasks.errors import IncompatibleModels
 
 COUNT = re.compile(r"(n|num)_(\w+_)?layers?$")
 """Settings that give a number of layers: num_hidden_layers, n_layer, …"""
+
+
+def layer_lists(model: PreTrainedModel) -> list[tuple[str, nn.ModuleList]]:
+    """By their names, the lists of as many modules as the config says that there are layers; of most models one."""
+    count = model.config.num_hidden_layers
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
 
 
 def numbered_layers(names: list[str]) -> tuple[str, dict[str, int]]:

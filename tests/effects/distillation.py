@@ -8,18 +8,19 @@ classifiers, makes the teacher. ``python tests/effects/distillation.py decoder -
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
-import torch
 from editing import directory
 from merging import BASE, EVALUATE, PREPARE, TASKS, TUNE
 from steps import SEEDS, run, spread, write
 
+from lfm_tasks.models.forward import padded
 from lfm_tasks.models.opening import open_model
+from lfm_tasks.promotion.students.speed import time_in_turn
 from lfm_tasks.step import Input
 
 DECODER, TEXTS = "starter://smollm2-135m-instruct", "starter://bbc-news"
@@ -63,7 +64,7 @@ def classifiers(seed: int, steps: int) -> dict[str, dict[str, float]]:
 
         found.setdefault("teacher", {})[task] = best = accuracy(teacher)
         found.setdefault("student, as cut", {})[task] = accuracy(student)
-        speed = seconds(teacher, data) / seconds(student, data)
+        speed = times_as_fast(teacher, student, data)
         values = {name: TUNE[name] for name in ("learning_rate", "batch_size", "warmup_ratio")} | {"max_steps": steps or TUNE["max_steps"]}
         for name, method in CLASSIFIER_METHODS.items():
             given = {"student": student, "teachers": [teacher], "dataset": data}
@@ -86,7 +87,7 @@ def decoder(seed: int, steps: int) -> dict[str, dict[str, float]]:
         return next(value for name, value in metrics.items() if name.endswith("/perplexity"))
 
     if seed == 0:
-        speed = seconds(DECODER, data) / seconds(student, data)
+        speed = times_as_fast(DECODER, student, data)
         print(f"the student is {speed:.2f} times as fast", flush=True)
     found["teacher"] = {"perplexity": perplexity(DECODER)}
     found["student, as cut"] = {"perplexity": perplexity(student)}
@@ -98,18 +99,13 @@ def decoder(seed: int, steps: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def seconds(model: str, data: str) -> float:
-    """CPU-seconds of a pass over the first rows of the test split, one at a time; the median of five."""
-    opened = open_model(Input("timed", "model", "", artifact(model)))
-    rows = [torch.tensor([ids]) for ids in pq.read_table(directory(data, "dataset") / "test.parquet")["input_ids"].to_pylist()[:ROWS_TIMED]]
-    found = []
-    with torch.inference_mode():
-        for _ in range(ROUNDS):
-            began = time.process_time()
-            for row in rows:
-                opened(input_ids=row)
-            found.append(time.process_time() - began)
-    return statistics.median(found)
+def times_as_fast(teacher: str, student: str, data: str) -> float:
+    """CPU-seconds of the teacher over the student's, for the first rows of the test split, one at a time."""
+    models = [open_model(Input("timed", "model", "", artifact(one))) for one in (teacher, student)]
+    ids = pq.read_table(directory(data, "dataset") / "test.parquet")["input_ids"].to_pylist()[:ROWS_TIMED]
+    batches = [padded([np.array(one)], 0) for one in ids]
+    timings = time_in_turn(models, batches, ROUNDS, clock=time.process_time)
+    return timings[0].median / timings[1].median
 
 
 def artifact(model: str):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lfm_tasks.distillation import divergences, inside
 from lfm_tasks.distillation.divergences import scaled
-from lfm_tasks.distillation.objective import LogitDistillation, Setting
+from lfm_tasks.distillation.objective import LogitDistillation, Setting, together
 from lfm_tasks.distillation.teachers import OpenTeacher
 from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.models.attention import Attended, attended, can_observe, observable
+from lfm_tasks.models.layers import layer_lists
 from lfm_tasks.models.partial import first
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.training.batches import Batch
@@ -91,7 +92,7 @@ class HiddenDistillation(LogitDistillation):
         return {f"projection.{name}": weight for name, weight in self.projections.items()}
 
     def modes(self) -> AbstractContextManager[None]:
-        return _observable([self.student, self.teacher] if self.method.attention else [])
+        return together([observable(model) for model in (self.student, self.teacher)] if self.method.attention else [])
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         with self._watch(self.student, 0) as ours, self._watch(self.teacher, 1) as theirs:
@@ -157,11 +158,10 @@ def teacher_layer(place: int, count: int, of: int) -> int:
 
 def layer_names(model: nn.Module) -> list[str]:
     """Raises :class:`IncompatibleModels` where the model has no single list of its layers."""
-    count = model.config.num_hidden_layers
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    found, count = layer_lists(model), model.config.num_hidden_layers
     if len(found) != 1:
         raise IncompatibleModels(f"{type(model).__name__} has no single list of {count} layers. Name modules for the method 'activations'.")
-    return [f"{found[0]}.{place}" for place in range(count)]
+    return [f"{found[0][0]}.{place}" for place in range(count)]
 
 
 def named_modules(setting: Setting, teacher: nn.Module) -> list[tuple[str, str]]:
@@ -246,14 +246,6 @@ def _sizes(batch: Batch) -> Tensor:
 
 def _tops(known: dict[str, nn.Module]) -> list[str]:
     return sorted(name for name in known if name and name.count(".") < 2)[:12]
-
-
-@contextmanager
-def _observable(models: Sequence[nn.Module]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(observable(model))
-        yield
 
 
 TINYBERT = HiddenMethod(_tinybert, states=evenly_mapped, equal_heads=lambda options: bool(options.attention), shared=True)
