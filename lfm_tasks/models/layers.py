@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from lfm_tasks.errors import IncompatibleModels
+
+if TYPE_CHECKING:  # a merge without data imports no model classes
+    from transformers import PreTrainedModel
 
 COUNT = re.compile(r"(n|num)_(\w+_)?layers?$")
 """Settings that give a number of layers: num_hidden_layers, n_layer, …"""
