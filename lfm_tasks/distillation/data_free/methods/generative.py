@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +18,7 @@ from lfm_tasks.distillation.data_free.teachers import WhiteBox
 from lfm_tasks.models.resuming import below, load_optimizer_state, optimizer_state, under
 
 
-class Generative:
+class Generative(ABC):
     """Each round takes steps down :meth:`loss`, then makes images of fresh noise."""
 
     def __init__(self, setting: Setting, config: GeneratorConfig) -> None:
@@ -33,9 +34,9 @@ class Generative:
         with torch.no_grad():
             return self.generator(setting.noise(config.images, config.latent, "images", round))
 
+    @abstractmethod
     def loss(self, images: Tensor, round: int, step: int) -> Tensor:
         """Of ``images`` [batch, c, h, w]; with its gradient."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
         return {**under(self.generator.state_dict(), "generator"), **under(optimizer_state(self.optimizer), "optimizer")}
