@@ -8,12 +8,12 @@ from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_adapt",
     description="Adapt a model to a data set and promote it if it is better",
     doc_md=__doc__
@@ -46,7 +46,9 @@ Every unchanged step is answered from the step cache and says so. Results are in
         **step_params("evaluate"),
         **promotion_params(model_name="bbc-topics"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     tune = TuneOperator(

@@ -8,9 +8,9 @@ from airflow.sdk import DAG
 
 from lfm_tasks.operators.audit import CollectOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.params import step_params
+from lfm_tasks.operators.params import step_params, tasks_of
 
-with DAG(
+dag = DAG(
     dag_id="lfm_collect",
     description="List artifacts that nothing in use was made from, and delete those that are named",
     doc_md=__doc__
@@ -26,6 +26,8 @@ list: an address that is kept is refused, and then nothing is deleted. Records s
     default_args={"owner": "lfm", "retries": 1, "retry_delay": timedelta(minutes=5)},
     tags=["lfm", "maintenance"],
     params=step_params("collect"),
-) as dag:
+)
+
+with tasks_of(dag):
     collect = CollectOperator(task_id="collect")
     collect >> FinishRunOperator(task_id="finish").as_teardown()

@@ -17,7 +17,7 @@ from lfm_tasks.operators import (
     PrepareOperator,
     RecordSignalsOperator,
 )
-from lfm_tasks.operators.params import reference_param, references_param, step_params
+from lfm_tasks.operators.params import reference_param, references_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
@@ -32,7 +32,7 @@ LABELS_ALONE = {
 }
 """The same steps of training without a teacher."""
 
-with DAG(
+dag = DAG(
     dag_id="lfm_distill",
     description="Distil a teacher into a smaller student and promote it if it keeps enough, is faster and is better",
     doc_md=__doc__
@@ -81,7 +81,9 @@ Methods that look inside the teacher, or that let the student write, need the te
         **step_params("judge_student"),
         **promotion_params(model_name="distilled"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{teacher}"}, **HEAVY)
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{teacher}"}, **HEAVY)
     dataset = {"dataset": prepare.output["dataset"]}

@@ -8,11 +8,11 @@ from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import DistillDataFreeOperator, EvaluateOperator, FinishRunOperator, PrepareImagesOperator
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_distill_data_free",
     description="Distill an image classifier without data",
     doc_md=__doc__
@@ -44,7 +44,9 @@ change nothing about the choice. Without, these are skipped.
         **step_params("prepare_images"),
         **step_params("evaluate"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     distill = DistillDataFreeOperator(
         task_id="distill", references={"teacher": "{teacher}", "student": "{student}"}, outlets=[NEW_MODEL], **HEAVY
     )

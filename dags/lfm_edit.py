@@ -19,12 +19,12 @@ from lfm_tasks.operators import (
     TrainEditorOperator,
 )
 from lfm_tasks.operators.layers import find_layer, layer_params
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_edit",
     description="Change facts that a model knows and promote it if what was to stay has stayed",
     doc_md=__doc__
@@ -83,7 +83,9 @@ promoted here is a plain model.
         **layer_params(),
         **promotion_params(model_name="edited"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     typed = ImportFactsOperator(task_id="facts", references={"data": "{facts}"})
     asked = {"prefix": "evaluate_edits", **HEAVY}
     known = EvaluateEditsOperator(

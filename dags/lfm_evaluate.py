@@ -8,11 +8,11 @@ from airflow.sdk import DAG
 
 from lfm_tasks.assets import MODEL
 from lfm_tasks.operators import EvaluateOperator, FindModelsOperator, FinishRunOperator, PrepareOperator
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_evaluate",
     description="Evaluate every model that any DAG produces",
     doc_md=__doc__
@@ -34,7 +34,9 @@ From the form it evaluates one model on data of your choice.
         **step_params("prepare", defaults={"text_column": "text", "label_column": "label"}),
         **step_params("evaluate"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
     models = FindModelsOperator(task_id="models", dataset=prepare.output["dataset"], trigger_rule="none_failed")
     evaluate = EvaluateOperator.partial(task_id="evaluate", **HEAVY).expand(inputs=models.output)

@@ -15,14 +15,14 @@ from lfm_tasks.operators import (
     PrepareOperator,
     TuneOperator,
 )
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 LOCAL = ("method", "num_beams", "keep", "length_penalty", "choose", "chat", "batch_tokens", "split", "reference_column")
 """Of the step *ask_teacher*, what is for local teachers and for raw rows."""
 
-with DAG(
+dag = DAG(
     dag_id="lfm_learn_from_teacher",
     description="Tune a student on what a teacher behind an API answers, and promote it if it is better",
     doc_md=__doc__
@@ -57,7 +57,9 @@ name ends in `_API_KEY`, or in an Airflow connection of the endpoint's host; the
         **step_params("evaluate"),
         **promotion_params(model_name="taught-topics"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     plain = {"task": "instruction", "template": "plain"}
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, config=plain, **HEAVY)
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)

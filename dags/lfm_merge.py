@@ -23,11 +23,11 @@ from lfm_tasks.operators import (
     PrepareOperator,
     StatisticsOperator,
 )
-from lfm_tasks.operators.params import methods_param, sources_params, step_params
+from lfm_tasks.operators.params import methods_param, sources_params, step_params, tasks_of
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_merge",
     description="Merge models and measure all of them on all of their tasks",
     doc_md=__doc__
@@ -63,7 +63,9 @@ loss on a small one.
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     plan = PlanMergeOperator(task_id="plan")
     prepare = PrepareOperator.partial(task_id="prepare", **HEAVY).expand(inputs=plan.output)
     gathers = PlanStatisticsOperator(task_id="gathers", prepare_task="prepare")

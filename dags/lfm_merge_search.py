@@ -20,13 +20,13 @@ from lfm_tasks.operators import (
     PrepareOperator,
     SearchMergeOperator,
 )
-from lfm_tasks.operators.params import airflow_params, methods_param, sources_params, step_params
+from lfm_tasks.operators.params import airflow_params, methods_param, sources_params, step_params, tasks_of
 from lfm_tasks.steps import STEPS
 
 HEAVY = {"pool": "cpu_heavy"}
 SEARCH = STEPS["search_merge"]
 
-with DAG(
+dag = DAG(
     dag_id="lfm_merge_search",
     description="Search the options of merges on validation and measure the winners on test",
     doc_md=__doc__
@@ -57,7 +57,9 @@ against the champion of the form, or the base.
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     plan = PlanSearchOperator(task_id="plan")
     prepare = PrepareOperator.partial(task_id="prepare", **HEAVY).expand(inputs=plan.output)
     searches = PlanSearchesOperator(task_id="searches", prepare_task="prepare")

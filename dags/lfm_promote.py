@@ -8,12 +8,12 @@ from airflow.sdk import DAG
 
 from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator
 from lfm_tasks.operators.notify import failure_notifiers
-from lfm_tasks.operators.params import reference_param, step_params
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
 HEAVY = {"pool": "cpu_heavy"}
 
-with DAG(
+dag = DAG(
     dag_id="lfm_promote",
     description="Promote a model that exists, if it is better than the champion",
     doc_md=__doc__
@@ -43,7 +43,9 @@ about each other and about this model, and that the champion is still the one th
         **step_params("evaluate"),
         **promotion_params(),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
     prepare_general = PrepareGeneralOperator(task_id="prepare_general", references={"data": "{general}", "model": "{model}"}, **HEAVY)
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}

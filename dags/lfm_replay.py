@@ -8,9 +8,9 @@ from airflow.sdk import DAG, Param
 
 from lfm_tasks.operators.audit import ReplayOperator
 from lfm_tasks.operators.finish import FinishRunOperator
-from lfm_tasks.operators.params import step_params
+from lfm_tasks.operators.params import step_params, tasks_of
 
-with DAG(
+dag = DAG(
     dag_id="lfm_replay",
     description="Rebuild a model from its records and compare",
     doc_md=__doc__
@@ -33,6 +33,8 @@ inputs). Nothing is registered, no alias moves, and MLflow gets one run: that of
         ),
         **step_params("replay"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     replay = ReplayOperator(task_id="replay", references={"artifact": "{artifact}"}, pool="cpu_heavy")
     replay >> FinishRunOperator(task_id="finish").as_teardown()

@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
 from lfm_tasks.operators.notify import failure_notifiers, retrain_deadline
-from lfm_tasks.operators.params import reference_param, step_params, with_defaults
+from lfm_tasks.operators.params import reference_param, step_params, tasks_of, with_defaults
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 from lfm_tasks.operators.schedules import retrain_schedule
 from lfm_tasks.settings import settings
@@ -41,7 +41,7 @@ params = with_defaults(
     settings().retrain_params,
 )
 
-with DAG(
+dag = DAG(
     dag_id="lfm_retrain",
     description="Retrain on a schedule or when data changed, and promote what is better",
     doc_md=__doc__
@@ -67,7 +67,9 @@ seconds. A model that a person rolled back does not come back in this way.
     default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "tuning"],
     params=params,
-) as dag:
+)
+
+with tasks_of(dag):
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
     tune = TuneOperator(
         task_id="tune", references={"model": "{model}"}, inputs={"dataset": prepare.output["dataset"]}, outlets=[NEW_MODEL], **HEAVY

@@ -9,11 +9,11 @@ from airflow.sdk import DAG, Param
 from lfm_tasks.names import NAME_PATTERN
 from lfm_tasks.operators import FinishRunOperator, RollbackOperator
 from lfm_tasks.operators.notify import failure_notifiers
-from lfm_tasks.operators.params import step_params
+from lfm_tasks.operators.params import step_params, tasks_of
 from lfm_tasks.proposals import proposals
 from lfm_tasks.settings import settings
 
-with DAG(
+dag = DAG(
     dag_id="lfm_rollback",
     description="Move an alias back to an earlier version",
     doc_md=__doc__
@@ -48,6 +48,8 @@ rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
         ),
         **step_params("rollback"),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     rollback = RollbackOperator(task_id="rollback", references={"model": "models:/{model_name}/{version}"})
     rollback >> FinishRunOperator(task_id="finish").as_teardown()

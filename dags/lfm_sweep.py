@@ -16,7 +16,7 @@ from lfm_tasks.operators import (
     SelectOperator,
     TuneOperator,
 )
-from lfm_tasks.operators.params import airflow_params, reference_param, step_params
+from lfm_tasks.operators.params import airflow_params, reference_param, step_params, tasks_of
 from lfm_tasks.selection.config import SweepConfig
 
 HEAVY = {"pool": "cpu_heavy"}
@@ -25,7 +25,7 @@ GRID = {"rank": [4, 16], "learning_rate": [1e-4, 3e-4]}
 sweep = config_fields(SweepConfig, "sweep", "Sweep")
 sweep["sweep_grid"]["default"] = GRID
 
-with DAG(
+dag = DAG(
     dag_id="lfm_sweep",
     description="Try many configs of a tuning and choose the best on validation",
     doc_md=__doc__
@@ -51,7 +51,9 @@ its figure is then not the luckiest of many. To promote it, give its address (th
         **step_params("tune"),
         **step_params("evaluate", skip=["split"]),
     },
-) as dag:
+)
+
+with tasks_of(dag):
     plan = PlanSweepOperator(task_id="plan")
     prepare = PrepareOperator(task_id="prepare", references={"data": "{data}", "model": "{model}"}, **HEAVY)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from airflow.sdk import Param
+from airflow.sdk import DAG, Param
 
 from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.form import form_fields
@@ -14,6 +15,21 @@ from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
 
 REFERENCE = "`starter://NAME`, `hf://ORG/NAME`, `models:/NAME@ALIAS`, `sha256:…`, or `file://…` / `s3://…` below an allowed prefix."
+
+
+@contextmanager
+def tasks_of(dag: DAG) -> Iterator[None]:
+    """``with tasks_of(dag):`` instead of ``with dag:``: tasks that are made inside copy none of the DAG's Params.
+
+    Airflow gives each task a copy of all of them, validates the copies and writes them out with the DAG: of a form with a hundred fields
+    a megabyte, and a second whenever the file is processed. A task needs no copy: its ``params`` are the DAG's, overridden by its own.
+    """
+    params, dag.params = dag.params, type(dag.params)()
+    try:
+        with dag:
+            yield
+    finally:
+        dag.params = params
 
 
 def step_params(

@@ -43,6 +43,15 @@ def test_every_param_has_a_type_and_a_description(dagbag):
             assert dag.params.get_param(name).description, f"{dag.dag_id}.{name}"
 
 
+def test_params_are_written_once_and_not_with_each_task(dagbag):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    for dag in dagbag.dags.values():
+        written = DagSerialization.to_dict(dag)["dag"]
+        assert len(written.get("params", ())) == len(dag.params)
+        assert str(written["tasks"]).count("'source': 'dag'") == 0, dag.dag_id
+
+
 def test_every_field_has_a_title_and_a_section(dagbag):
     for dag in dagbag.dags.values():
         for name in dag.params:
