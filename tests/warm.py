@@ -95,7 +95,9 @@ def answer(asked: socket.socket) -> None:
 
 def load() -> None:
     """Import what steps do, without doing anything."""
+    import mlflow.store.tracking.sqlalchemy_store
     import mlflow.transformers  # noqa: F401
+    import sqlalchemy.orm
     from transformers import BertForSequenceClassification, LlamaForCausalLM  # noqa: F401
 
     import lfm_tasks.runner.run  # noqa: F401
@@ -104,6 +106,7 @@ def load() -> None:
 
     for one in [*STEPS, *METHODS]:
         one.function  # noqa: B018
+    sqlalchemy.orm.configure_mappers()
     gc.freeze()  # else the search for garbage at each fork's end copies all of it
 
 

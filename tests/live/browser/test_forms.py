@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from tests import images
 from tests.experts import make_experts
 from tests.live.browser.forms import trigger
-from tests.live.conftest import wait_for_dags
+from tests.live.conftest import SUBJECTS, wait_for_dags
+from tests.teacher_server import TeacherServer
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 NAME = "from-forms"
@@ -17,6 +21,9 @@ DAGS = (
     "lfm_merge",
     "lfm_merge_search",
     "lfm_edit",
+    "lfm_distill",
+    "lfm_distill_data_free",
+    "lfm_learn_from_teacher",
     "lfm_evaluate",
     "lfm_promote",
     "lfm_rollback",
@@ -24,6 +31,15 @@ DAGS = (
     "lfm_collect",
     "lfm_maintain",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def teacher():
+    """A real server that knows the topics; it is there before the stack, which is told whom it may ask."""
+    with TeacherServer(answer=lambda text: next(topic for topic, word in SUBJECTS.items() if word in text)) as server:
+        os.environ["LFM_TEACHER_ENDPOINTS"] = server.url
+        yield server
+    del os.environ["LFM_TEACHER_ENDPOINTS"]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +148,58 @@ def test_edit(run, operated):
     assert found["facts"]["config"]["facts"][0]["subject"] == "parliament"
     assert found["edit"]["method"] == "ft_m" and found["edit"]["metrics"]["facts_edited"] == 1
     assert found["evaluate_challenger"]["inputs"]["model"]["sha256"] == found["edit"]["outputs"]["model"]["sha256"]
+
+
+def test_distill(run, operated):
+    found = run(
+        "lfm_distill",
+        {
+            "What to work on": {"teacher": f"file://{operated.data}/model", "data": rows(operated), "general": ""},
+            **PROMPT,
+            "Cut a student: Depth": {"cut_student_depth": "1"},
+            "Distill: Method": {"distill_method": "Skew KL", "distill_alpha": "0.7"},
+            "Distill: Length": {"distill_max_steps": "2"},
+            "Judge a student: Quality": {"judge_student_min_retained": "0"},
+            "Judge a student: Speed": {"judge_student_min_speedup": "0", "judge_student_rows": "4"},
+            "Promote: Promotion": {"promote_model_name": "distilled-by-form", "promote_approval": "Never"},
+        },
+    )
+    assert (found["distill"]["method"], found["distill"]["config"]["alpha"], found["baseline"]["config"]["alpha"]) == ("skew_kl", 0.7, 0)
+    assert found["distill"]["inputs"]["student"]["sha256"] == found["cut"]["outputs"]["model"]["sha256"]
+    assert {"retained", "speedup"} <= found["judge"]["metrics"].keys() and found["gate"]["summary"]["outcome"]
+
+
+def test_distill_data_free(run, operated):
+    for name, write in (("teacher", images.trained), ("student", lambda: images.toy(seed=5))):
+        images.write(write(), operated.data / name)
+    small = {"rounds": "2", "images": "16", "student_steps": "2", "width": "4"}
+    found = run(
+        "lfm_distill_data_free",
+        {
+            "What to work on": {name: f"file://{operated.data}/{name}" for name in ("teacher", "student")},
+            "Distill without data: Method": {"distill_data_free_method": "DFAD, ZSKT"},
+            "Distill without data: method options": {f"distill_data_free_{name}": value for name, value in small.items()},
+            "Distill without data: Student": {"distill_data_free_batch_size": "8"},
+        },
+    )
+    assert found.keys() == {"distill"} and found["distill"]["method"] == "dfad" and found["distill"]["metrics"]["teacher_queries"] > 0
+
+
+def test_learn_from_teacher(run, operated, teacher):
+    found = run(
+        "lfm_learn_from_teacher",
+        {
+            "What to work on": {"model": f"file://{operated.data}/model", "data": rows(operated), "general": ""},
+            "Prepare data: Prompt": {"prepare_prompt_template": "Article: {text}\nTopic:"},
+            "Ask a teacher: Questions": {"ask_teacher_max_questions": "20"},
+            "Ask a teacher: method options": {"ask_teacher_endpoint": teacher.url, "ask_teacher_model": "oracle"},
+            "Tune: Method": {"tune_method": "Full fine-tuning"},
+            "Tune: Length": {"tune_epochs": "1"},
+            "Promote: Promotion": {"promote_model_name": "taught-by-form", "promote_approval": "Never"},
+        },
+    )
+    assert found["ask_teacher"]["metrics"]["asked/rows"] == 20 == sum(teacher.answered.values())
+    assert found["tune"]["inputs"]["dataset"]["sha256"] == found["prepare_answers"]["outputs"]["dataset"]["sha256"]
 
 
 def test_evaluate(run, operated):
