@@ -1,10 +1,12 @@
-"""``lfm demo edit``: facts that SmolLM2 knows, changed by several methods: each alone, all at once, in rounds; a table and two pictures."""
+"""``lfm demo edit``: facts that SmolLM2 knows, changed by several methods: each alone, all at once, in rounds, and in the
+layer that a sweep finds; a table and pictures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -34,7 +36,10 @@ QUICK = {
 }
 """Nobody is there to answer; and it is the methods that are compared: no guard takes back what they write."""
 
-Way = Literal["alone", "at once", "in rounds"]
+SWEEP = {"layers": "find", "sweep_edit_layers_candidate_layers": [2, 5, 8, 11, 14], "sweep_edit_layers_max_facts": 2}
+"""Of the 30 layers of the model; facts that are not edited, each of which is written into each of the layers alone."""
+
+Way = Literal["alone", "at once", "in rounds", "layer found"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Plan:
 
 
 def demo_edit(settings: Settings, methods: Sequence[str] = (), count: int = COUNT, console: Console | None = None) -> int:
-    """Run ``lfm_edit`` for each of :func:`plans`; write ``$LFM_HOME/demo/edit.json`` and ``edit.png``.
+    """Run ``lfm_edit`` for each of :func:`plans`; write ``$LFM_HOME/demo/edit.json``, ``edit.png`` and ``edit-layers.png``.
 
     :param methods: of the step *edit*; ``all``: every one whose edit is in the weights, which is what ``lfm_edit`` hands on.
     :param count: known facts that are written; at least 4, so that there is a round to lose.
@@ -67,6 +72,8 @@ def demo_edit(settings: Settings, methods: Sequence[str] = (), count: int = COUN
                 ended &= follow(stack, plan, lines, known, editors, console)
             for plan in alone(method, known[:ALONE], editors.get(method)):
                 ended &= follow(stack, plan, lines, known, editors, console)
+        for plan in found_layer(chosen, count):
+            ended &= follow(stack, plan, lines, known, editors, console)
         if lines:
             report(stack, lines, console)
         return ended
@@ -101,6 +108,18 @@ def alone(method: str, known: Sequence[dict[str, Any]], editor: str | None = Non
         yield Plan(method, "alone", params(method, "alone", source))
 
 
+def found_layer(methods: Sequence[str], count: int) -> Iterator[Plan]:
+    """The known facts in the layer that is found for them, by the first of the methods that write into layers."""
+    for method in [name for name in methods if {"layer", "layers"} & METHODS[name].config_class.model_fields.keys()][:1]:
+        source = {
+            "facts": f"starter://{FACTS}",
+            "evaluate_edits_max_facts": count,
+            "general": None,
+            "edit_round_size": METHODS[method].function.most or 0,
+        }
+        yield Plan(method, "layer found", params(method, "layer found", source | SWEEP))
+
+
 def params(method: str, way: Way, source: dict[str, Any]) -> dict[str, Any]:
     """Of ``lfm_edit``; each way of each method has a registered name, so that no edit is measured against another one's champion."""
     texts = {"model": f"starter://{MODEL}", "corpus": f"starter://{CORPUS}", "general": f"starter://{GENERAL}"}
@@ -121,6 +140,8 @@ def follow(stack: Stack, plan: Plan, lines: list[Edited], known: list[dict[str, 
         known += known_rows(store, records["known"])
     if "train_editor" in records:
         editors[plan.method] = f"sha256:{records['train_editor']['outputs']['editor']['sha256']}"
+    if "choose_layer" in records:
+        keep_sweep(store, records["choose_layer"], stack.home)
     if not lines:
         lines.append(unedited(store, records))
     lines.append(edited(store, records, plan.method, plan.way, plan.conf.get("edit_round_size", 0)))
@@ -132,6 +153,13 @@ def known_rows(store: Store, record: Record) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
+def keep_sweep(store: Store, record: Record, home: Path) -> None:
+    """The picture of a layer sweep, beside the table."""
+    (home / "demo").mkdir(parents=True, exist_ok=True)
+    picture = store.backend.get_bytes(f"artifacts/report/{record['outputs']['report']['sha256']}/figures/sweep.png")
+    (home / "demo" / "edit-layers.png").write_bytes(picture)
+
+
 def report(stack: Stack, lines: Sequence[Edited], console: Console) -> None:
     directory = stack.home / "demo"
     directory.mkdir(parents=True, exist_ok=True)
@@ -139,6 +167,6 @@ def report(stack: Stack, lines: Sequence[Edited], console: Console) -> None:
     (directory / "edit.json").write_text(json.dumps([asdict(line) for line in shown], indent=2) + "\n")
     draw(shown).savefig(directory / "edit.png", metadata={"Software": None})
     console.print(table(shown))
-    console.print(f"Table and pictures: {directory}/edit.json and edit.png. `make up` shows the rest:")
+    console.print(f"Table and pictures: {directory}/edit.json, edit.png and edit-layers.png. `make up` shows the rest:")
     console.print("  Airflow: the runs of lfm_edit, one for each method and way. MLflow: the models edited-METHOD-WAY; the report of each")
     console.print("  evaluation has a line for each fact.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = {"alone": "o", "at once": "s", "in rounds": "^", "": "x"}
+MARKERS = {"alone": "o", "at once": "s", "in rounds": "^", "layer found": "D", "": "x"}
 
 
 def draw(lines: Sequence[Edited]) -> Figure:

@@ -18,14 +18,14 @@ from lfm_tasks.errors import ConfigError
 from lfm_tasks.facts.reading import parse_fact, write_facts
 from lfm_tasks.form import form_fields
 from lfm_tasks.settings import Settings
-from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, alone, choose, demo_edit, known_rows, plans
+from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, alone, choose, demo_edit, found_layer, keep_sweep, known_rows, plans
 from lfm_tasks.stack.edited import METRICS, UNEDITED, Edited, by_age, edited, one_line_each, table, unedited
 from lfm_tasks.stack.edited_figure import draw
 from lfm_tasks.steps import STEPS
 
 ROW = {"id": "capital-france", "subject": "France", "prompt": "The capital of {} is", "target_new": "Rome", "target_true": "Paris"}
-SOURCES = {"model", "facts", "corpus", "general"}
-ASKED = ("import_facts", "train_editor", "edit", "evaluate_edits", "gate", "promote")
+SOURCES = {"model", "facts", "corpus", "general", "layers"}
+ASKED = ("import_facts", "train_editor", "sweep_edit_layers", "edit", "evaluate_edits", "gate", "promote")
 
 
 def test_a_method_of_single_facts_is_not_asked_for_all_at_once():
@@ -41,16 +41,31 @@ def test_a_fact_alone_is_typed_in():
     assert plan.conf["editor"] == "sha256:" + "a" * 64, "another would be trained for a single fact"
 
 
+def test_a_layer_is_found_for_the_first_method_that_writes_into_layers(store, tmp_path):
+    assert [(plan.method, plan.conf["edit_round_size"]) for plan in found_layer(["ft_m", "rome", "memit"], 12)] == [("ft_m", 0)]
+    assert [(plan.method, plan.conf["edit_round_size"]) for plan in found_layer(["mend", "rome"], 12)] == [("rome", 1)]
+    assert list(found_layer(["mend"], 12)) == []
+    (tmp_path / "report" / "figures").mkdir(parents=True)
+    (tmp_path / "report" / "figures" / "sweep.png").write_bytes(b"picture")
+    record = {"outputs": {"report": {"sha256": store.commit(tmp_path / "report", "report").sha256}}}
+    keep_sweep(store, record, tmp_path)
+    assert (tmp_path / "demo" / "edit-layers.png").read_bytes() == b"picture"
+
+
 @pytest.mark.parametrize("method", choose(["all"]))
 def test_every_value_fits_its_field_in_the_form(method):
     fields = {name: field for step in ASKED for name, field in form_fields(STEPS[step], step).items()}
-    for plan in chain(plans(method, 8), alone(method, [ROW])):
+    for plan in chain(plans(method, 8), alone(method, [ROW]), found_layer([method], 8)):
         assert plan.conf.keys() <= SOURCES | fields.keys()
         jsonschema.validate(plan.conf, {"properties": fields})
 
 
 def test_no_edit_is_measured_against_another_one_s_champion():
-    names = [plan.conf["promote_model_name"] for method in choose(["all"]) for plan in chain(plans(method, 8), alone(method, [ROW]))]
+    names = [
+        plan.conf["promote_model_name"]
+        for method in choose(["all"])
+        for plan in chain(plans(method, 8), alone(method, [ROW]), found_layer([method], 8))
+    ]
     assert len(set(names)) == len(names)
 
 
