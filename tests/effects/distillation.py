@@ -77,7 +77,7 @@ def classifiers(seed: int, steps: int) -> dict[str, dict[str, float]]:
 
 
 def decoder(seed: int, steps: int) -> dict[str, dict[str, float]]:
-    fixed = {"task": "text", "validation_fraction": 0.05, "test_fraction": 0.1, "max_length": 256, "max_eval_samples": 60}
+    fixed = {"task": "text", "validation_fraction": 0.05, "test_fraction": 0.1, "max_length": 128, "max_eval_samples": 60}
     data = run("prepare", {"data": TEXTS, "model": DECODER}, **fixed).outputs["dataset"]
     student = run("cut_student", {"teacher": DECODER}, depth=10).outputs["model"]
     found: dict[str, dict[str, float]] = {}
