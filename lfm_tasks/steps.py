@@ -258,6 +258,7 @@ STEPS.add(
         },
         outputs={"model": "model", "trials": "report"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
     )
 )
 STEPS.add(
