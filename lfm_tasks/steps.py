@@ -241,6 +241,8 @@ STEPS.add(
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
+        ranged_unless="datasets",
     )
 )
 STEPS.add(

@@ -12,16 +12,19 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels, InvalidInput
+from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels, InvalidInput
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.evaluate import run as evaluate
 from lfm_tasks.models.mixtures.smile import SmileLinear
 from lfm_tasks.models.opening import open_causal_lm, open_classifier, open_model, open_with_head
+from lfm_tasks.reuse.mixtures import mix
+from lfm_tasks.reuse.mixtures.config import MixConfig
 from lfm_tasks.reuse.mixtures.smile import factors, layer_tensors
+from tests.far import check_read_once, models_far
 from tests.mixed import CLASSES, IDS, decoders, edit, encoders, files, given, mixed, noisy, result
 from tests.prepared import write_labelled
 from tests.toys import make_tokenizer
-from tests.tuned import Context
+from tests.tuned import Context, StoppingAt
 
 
 def layer_of(base: nn.Linear, experts: list[nn.Linear], rank: int, gate_rank: int, top_k: int) -> SmileLinear:
@@ -104,6 +107,29 @@ def test_what_is_written_is_opened_bit_for_bit_and_written_again(tmp_path):
     sizes = [(m.base.in_features, m.base.out_features) for m in model.modules() if isinstance(m, SmileLinear)]
     assert first.metrics["mixed_modules"] == len(sizes) == 13
     assert first.metrics["extra_parameters"] == sum(2 * (4 * (i + o) + o + 2 * i) for i, o in sizes)
+
+
+@pytest.mark.parametrize("others", ["base", "average"])
+def test_models_that_are_far_away_are_read_once_and_the_result_is_the_same(tmp_path, monkeypatch, others):
+    """What the models are averaged in is read a second time, unless it is small and still there."""
+    monkeypatch.setattr("lfm_tasks.reuse.ranged.SPAN", 1 << 10 if others == "base" else 8 << 20)
+    models, options = decoders(tmp_path), {"rank": 4, "others": others}
+    inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
+    away = models_far(inputs, tmp_path / "far")
+    found = mix.run(MixConfig(options=options), away, Context(tmp_path / "found"))
+    assert files(result(found).path) == files(result(mixed(models, tmp_path / "work", options=options)).path)
+    check_read_once(away)
+
+
+def test_stopped_and_resumed_far_away_is_read_once_more_and_the_result_is_the_same(tmp_path):
+    models, options = decoders(tmp_path), {"rank": 4}
+    inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
+    with pytest.raises(AttemptKilled, match="5 of 14 steps are kept"):
+        mix.run(MixConfig(options=options), models_far(inputs, tmp_path / "far"), StoppingAt(tmp_path / "again", 5))
+    away = models_far(inputs, tmp_path / "once more")
+    found = mix.run(MixConfig(options=options), away, Context(tmp_path / "again"))
+    assert files(result(found).path) == files(result(mixed(models, tmp_path / "work", options=options)).path)
+    check_read_once(away)
 
 
 def test_padding_changes_nothing_and_the_head_is_the_expert_s(tmp_path):

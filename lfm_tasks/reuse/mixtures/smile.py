@@ -49,11 +49,12 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
     if options.top_k > experts:
         raise ConfigError(f"top_k {options.top_k}: choose between 1 and the number of experts, {experts}.")
     layers = {name: layer for name, layer in mixing.skeleton.named_modules() if is_linear(layer)}
-    names = mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])
-    before = mixing.kept()
+    chosen = {f"{name}.weight": name for name in mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])}
+    weights = [weight for weight in mixing.base.in_order if weight in chosen]
+    names, before = [chosen[weight] for weight in weights], mixing.kept()
     first, tensors = int(before.get("step", 0)), below(before, "tensor")
-    for done, name in enumerate(names[first:], start=first + 1):
-        dtype = mixing.base.tensors[f"{name}.weight"].dtype
+    for done, weight in enumerate(mixing.passing(set(weights[first:])), start=first + 1):
+        name, dtype = chosen[weight], mixing.base.tensors[weight].dtype
         tensors |= {f"{name}.{part}": tensor.to(dtype) for part, tensor in _layer(mixing, name, layers[name], options).items()}
         mixing.report(done, len(names), lambda done=done, now=tensors: {"step": torch.tensor(done)} | under(now, "tensor"))
     modules = {name: _described(tensors, name) for name in names if f"{name}.gate" in tensors}
