@@ -209,6 +209,8 @@ STEPS.add(
         },
         outputs={"adapter": "adapter"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("adapters",),
+        ranged_unless="dataset",
     )
 )
 STEPS.add(
