@@ -93,6 +93,34 @@ def test_one_expert_of_full_rank_is_the_expert(tmp_path, rank):
     torch.testing.assert_close(open_model(mixture)(IDS).logits, expert, atol=2e-5, rtol=1e-4)
 
 
+SPECTRA = {
+    "flat": lambda size: torch.linspace(1, 0.9, size),
+    "falling": lambda size: torch.arange(1, size + 1) ** -1.0,
+    "steep": lambda size: torch.logspace(0, -12, size),
+    "one, then much smaller ones": lambda size: torch.cat([torch.ones(1), torch.linspace(2e-4, 1e-4, size - 1)]),
+    "all but equal": lambda size: 1 + 1e-6 * torch.linspace(1, 0, size),
+    "of low rank": lambda size: torch.cat([torch.linspace(1, 1e-4, 12), torch.zeros(size - 12)]),
+}
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (160, 48), (48, 160)])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("rank", [8, 24])
+def test_an_expert_is_as_near_as_the_truncated_svd_and_its_gate_spans_the_same(shape, spectrum, rank):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 48, generator=generator).double())[0] for size in shape)
+    difference = (u * SPECTRA[spectrum](48).double() @ v.T).float()
+    gate, down, up = factors(difference, rank, 4)
+    exact = difference.double()
+    left, values, right = torch.linalg.svd(exact, full_matrices=False)
+    best = (exact - left[:, :rank] * values[:rank] @ right[:rank]).norm()
+    assert abs((exact - up.double() @ down.double()).norm() - best) < 1e-6 * exact.norm()
+    x = torch.randn(shape[1], 50, generator=generator).double()
+    if values[3] > 1.001 * values[4]:  # else the four are any of many
+        torch.testing.assert_close((gate.double() @ x).norm(dim=0), (right[:4] @ x).norm(dim=0), atol=0, rtol=1e-3)
+    assert (gate.double() @ exact.T).norm() == pytest.approx(values[:4].norm().item(), rel=1e-5)
+
+
 def test_what_is_written_is_opened_bit_for_bit_and_written_again(tmp_path):
     models = encoders(tmp_path)
     first, again = (mixed(models, tmp_path / work, options={"rank": 4, "gate_rank": 2}) for work in ("a", "b"))
