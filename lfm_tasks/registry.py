@@ -49,8 +49,8 @@ class Step:
     An output may be many, in order: ``<name>.0``, ``<name>.1``, … as inputs are.
     ``code`` names the packages and modules whose source enters the cache key: all that the step imports (a test holds it to that).
     ``distributed``: with torchrun or accelerate every process runs the step's function, which divides the work among them.
-    ``ranged`` names the inputs whose weights it reads by byte ranges where the store is remote, so that they are never on local
-    disk; ``ranged_unless``: an input with which it opens those models from disk after all.
+    ``ranged`` names the inputs whose weights (of adapters: their bases') it reads by byte ranges where the store is remote, if at
+    all, so that they are never on local disk; ``ranged_unless``: an input with which it opens those models from disk after all.
     """
 
     name: str

@@ -209,6 +209,8 @@ STEPS.add(
         },
         outputs={"adapter": "adapter"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("adapters",),
+        ranged_unless="dataset",
     )
 )
 STEPS.add(
@@ -241,6 +243,8 @@ STEPS.add(
         },
         outputs={"model": "model"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
+        ranged_unless="datasets",
     )
 )
 STEPS.add(
@@ -258,6 +262,7 @@ STEPS.add(
         },
         outputs={"model": "model", "trials": "report"},
         code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        ranged=("models", "base"),
     )
 )
 STEPS.add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable, KeysView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from lfm_tasks.models.tokenizers import open_tokenizer, tokenizer_digest
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.step import Input
 
+Tensors = Mapping[str, torch.Tensor]
+
 
 def open_model(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model by what it is: a sequence classifier where its config says so, else a decoder with its head.
@@ -48,23 +50,27 @@ def open_model(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrain
     return open_classifier(source, dtype=dtype) if task == "classification" else open_causal_lm(source, dtype=dtype)
 
 
-def open_causal_lm(source: Input, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A decoder with its language-model head. Raises :class:`IncompatibleModels` for an encoder."""
+def open_causal_lm(source: Input, *, dtype: torch.dtype = torch.float32, held: Tensors | None = None) -> PreTrainedModel:
+    """A decoder with its language-model head. Raises :class:`IncompatibleModels` for an encoder.
+
+    ``held``: the tensors of the directory's weight files, which are not read then; borrowed.
+    """
     directory = model_directory(source)
     config = read_config(directory)
     if type(config) not in AutoModelForCausalLM._model_mapping or _is_encoder(config):
         raise IncompatibleModels(
             f"{source.reference} is a {config.model_type} model, which generates no text. Use a decoder, or a classification data set."
         )
-    return _with_adapter(_load(AutoModelForCausalLM, directory, config, dtype), source)
+    return _with_adapter(_load(AutoModelForCausalLM, directory, config, dtype, held), source)
 
 
 def open_classifier(
-    source: Input, labels: list[str] | None = None, seed: int = 0, *, dtype: torch.dtype = torch.float32
+    source: Input, labels: list[str] | None = None, seed: int = 0, *, dtype: torch.dtype = torch.float32, held: Tensors | None = None
 ) -> PreTrainedModel:
     """A sequence classifier. Where the directory has no head for ``labels``, one is made, drawn from ``seed``.
 
-    ``labels`` None takes the classes that the model (or the adapter) names; a model without any is refused.
+    ``labels`` None takes the classes that the model (or the adapter) names; a model without any is refused. ``held`` as of
+    :func:`open_causal_lm`.
     """
     directory = model_directory(source)
     config = read_config(directory)
@@ -81,7 +87,7 @@ def open_classifier(
         config.pad_token_id = config.eos_token_id
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "head"))
-        model = _load(AutoModelForSequenceClassification, directory, config, dtype)
+        model = _load(AutoModelForSequenceClassification, directory, config, dtype, held)
     return _with_adapter(model, source)
 
 
@@ -147,7 +153,7 @@ def model_directory(source: Input) -> Path:
     Raises :class:`IncompatibleModels` when an adapter was made for another base.
     """
     if source.kind == "model":
-        check_model_directory(source.path)
+        check_model_directory(source.path, source.remote)
         return source.path
     if source.kind != "adapter":
         raise InvalidInput(f"{source.reference} is a {source.kind}; a model or an adapter is needed.")
@@ -190,16 +196,16 @@ def is_classifier(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
-def open_for(source: Input, rows: Rows) -> PreTrainedModel:
-    """The model that the rows are for: a classifier of their classes, or a decoder.
+def open_for(source: Input, rows: Rows, held: Tensors | None = None) -> PreTrainedModel:
+    """The model that the rows are for: a classifier of their classes, or a decoder. ``held`` as of :func:`open_causal_lm`.
 
     Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer.
     """
     if rows.task == "classification":
         check_labels(source, rows.labels)
-        model = open_classifier(source, rows.labels)
+        model = open_classifier(source, rows.labels, held=held)
     else:
-        model = open_causal_lm(source)
+        model = open_causal_lm(source, held=held)
     check_vocabulary(model, tokenizer_digest(model_directory(source)), rows.description)
     return model
 
@@ -254,16 +260,18 @@ def _is_encoder(config: PreTrainedConfig) -> bool:
 _ENCODERS = frozenset({"bert", "roberta", "electra", "camembert", "xlm-roberta", "roformer", "data2vec-text", "megatron-bert", "rembert"})
 
 
-def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    model = _load_plain(auto, directory, config, dtype)
+def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype, held: Tensors | None = None) -> PreTrainedModel:
+    model = _load_plain(auto, directory, config, dtype, held)
     return install_experts(model, directory, dtype=dtype) if is_mixture(directory) else model
 
 
-def _load_plain(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_plain(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype, held: Tensors | None = None) -> PreTrainedModel:
     options = {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     architecture, where = auto, directory
     if is_mixture(directory):
-        architecture, where, options["state_dict"] = auto._model_mapping[type(config)], None, base_tensors(directory)
+        held = base_tensors(directory)
+    if held is not None:
+        architecture, where, options["state_dict"] = auto._model_mapping[type(config)], None, dict(held)
     try:
         model, info = architecture.from_pretrained(where, attn_implementation="sdpa", **options)
     except ValueError as error:

@@ -55,6 +55,9 @@ class MappedWeights:
 class Checkpoint:
     """The weights of one model directory. Tensors are borrowed: nothing may be written to them."""
 
+    held: Mapping[str, Tensor] | None = None
+    """All tensors of the model's files by their names there, where they are in memory."""
+
     def __init__(self, name: str, key: str, directory: Path, remote: Mapping[str, RangeReader] | None = None) -> None:
         """``name`` for messages; ``key`` is the content's hash; ``remote``: the weight files that are not in the directory."""
         self.name, self.key, self.directory = name, key, directory
@@ -78,6 +81,11 @@ class Checkpoint:
                     raise InvalidInput(f"{self.name}: {name} is stored as {dtype}. Allowed: {allowed}. Save the model unquantised.")
                 found[name] = TensorInfo(file, DTYPES[dtype], shape, places[name])
         return found
+
+    @property
+    def in_order(self) -> list[str]:
+        """Names as the tensors come in the files: so each byte of a file that is far away is read, and verified, once."""
+        return sorted(self.tensors, key=lambda name: (self.tensors[name].file, self.tensors[name].place))
 
     def read(self, name: str) -> Tensor:
         return self._files[self.tensors[name].file].get_tensor(name)
@@ -126,7 +134,7 @@ class Part(Checkpoint):
 
     def __init__(self, whole: Checkpoint, prefix: str, names: list[str]) -> None:
         self.name, self.key, self.directory = whole.name, whole.key, whole.directory
-        self.whole, self.prefix, self.names = whole, prefix, names
+        self.whole, self.prefix, self.names, self.held = whole, prefix, names, whole.held
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -143,22 +151,24 @@ class Part(Checkpoint):
 
 
 class Loaded(Checkpoint):
-    """The tensors ``names`` of ``source``, read once and held in memory as they are stored."""
+    """The tensors of ``source``, read once and held in memory as they are stored."""
 
-    def __init__(self, source: Checkpoint, names: Iterable[str]) -> None:
-        self.name, self.key, self.directory = source.name, source.key, source.directory
-        self.held = {name: source.read(name).clone() for name in names}
-        self.infos = {name: source.tensors[name] for name in self.held}
+    def __init__(self, source: Checkpoint) -> None:
+        self.name, self.key, self.directory, self.source = source.name, source.key, source.directory, source
+        self.held = {name: source.read(name).clone() for name in source.in_order}
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
-        return self.infos
+        return self.source.tensors
 
     def read(self, name: str) -> Tensor:
         return self.held[name]
 
     def expect(self, name: str) -> None:
         """It is there."""
+
+    def verify(self) -> None:
+        self.source.verify()
 
 
 def depths(names: list[str]) -> dict[str, float]:

@@ -1,13 +1,14 @@
 """The step *search_merge*: the options of a merge that do best on validation rows, and the merge by them.
 
-The models are read once and stay in memory as they are stored, beside two float32 copies of one model: a candidate, and what is
-made of it. Each candidate is made by the method's own kernel and scored without being written; only the best is.
+The models are read once, by ranges where they are far away, and stay in memory as they are stored, beside two float32 copies of one
+model: a candidate, and what is made of it. Each candidate is made by the method's own kernel and scored without being written; only
+the best is.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def run(config: SearchMergeConfig, inputs: Mapping[str, Input], context: StepCon
     space.write(config.tried(best.options), context.workdir / "model")
     shown = write_report(config, trials, best, [(task.task.name, task.rows) for task in space.tasks], context.workdir / "trials")
     metrics = shown.metrics | {
-        "bytes_read": float(space.bytes_read),
+        "bytes_read": float(held_bytes([*space.models, *([space.base] if space.base else [])])),
         "bytes_written": float(sum(one.size for one in space.planned)),
         "cpu_seconds": time.process_time() - began,
         "peak_memory_bytes": float(peak_rss_bytes()),
@@ -74,19 +75,13 @@ class Space:
     """The models in memory, every merge of them, and the tasks that judge one."""
 
     config: SearchMergeConfig
-    base: Loaded | None
-    models: Sequence[Loaded]
+    base: Checkpoint | None
+    models: Sequence[Checkpoint]
     planned: Sequence[Planned]
     tasks: Sequence[Scorer]
     context: StepContext
 
-    @property
-    def bytes_read(self) -> int:
-        """The models once, and once more those that are opened for their heads."""
-        parameters = sum(torch.Size(one.shape).numel() for one in self.planned)
-        return held_bytes(self.planned, [*self.models, *([self.base] if self.base else [])]) + 4 * parameters * len(self.tasks)
-
-    def own(self, model: Loaded) -> dict[str, Tensor]:
+    def own(self, model: Checkpoint) -> dict[str, Tensor]:
         """The model itself, in the precision of the result."""
         return {one.name: model.read(one.name).to(one.dtype) for one in self.planned if one.merged}
 
@@ -118,21 +113,27 @@ class Space:
 def open_space(config: SearchMergeConfig, inputs: Mapping[str, Input], context: StepContext) -> Space:
     """Raises what a merge of the models raises, and :class:`InvalidInput` where they do not fit into memory; nothing is read then."""
     sources, datasets = all_of(inputs, "models"), all_of(inputs, "datasets")
+    one_for_each("A search", sources, datasets)
     base, models = open_checkpoints(inputs)
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     planned = plan(base, models, METHODS[config.method].function, config.keep, dtype, context.workdir)
     read = [*([base] if base else []), *models]
     check_memory(planned, read)
-    tasks = open_tasks(sources, models, datasets)
-    for task in tasks:
+    base, models = load(base) if base else None, [load(model) for model in models]
+    scorers = []
+    for task in open_tasks(sources, models, datasets):
         let_go(task, [one.name for one in planned if one.merged])
-    scorers = [Scorer(task, config.score_rows) for task in tasks]
-    held = [Loaded(one, [place.name for place in planned if place.name in one.tensors]) for one in read]
-    return Space(config, held[0] if base else None, held[1:] if base else held, planned, scorers, context)
+        scorers.append(Scorer(task, config.score_rows))
+    return Space(config, base, models, planned, scorers, context)
+
+
+def load(model: Checkpoint) -> Checkpoint:
+    """The same in memory; where it is a part, with the rest of its model, as which a task is opened."""
+    return Part(Loaded(model.whole), model.prefix, model.names) if isinstance(model, Part) else Loaded(model)
 
 
 def check_memory(planned: Sequence[Planned], read: Sequence[Checkpoint]) -> None:
-    held, candidate = held_bytes(planned, read), 8 * sum(torch.Size(one.shape).numel() for one in planned)
+    held, candidate = held_bytes(read), 8 * sum(torch.Size(one.shape).numel() for one in planned)
     if held + candidate > (left := available_bytes()):
         raise InvalidInput(
             f"A search holds its {len(read)} models in memory, {held:,} bytes, and {candidate:,} for a candidate; {left:,} are available. "
@@ -140,16 +141,18 @@ def check_memory(planned: Sequence[Planned], read: Sequence[Checkpoint]) -> None
         )
 
 
-def held_bytes(planned: Sequence[Planned], read: Sequence[Checkpoint]) -> int:
-    infos = [one.tensors[place.name] for one in read for place in planned if place.name in one.tensors]
-    return sum(info.dtype.itemsize * torch.Size(info.shape).numel() for info in infos)
+def held_bytes(read: Sequence[Checkpoint]) -> int:
+    wholes = [one.whole if isinstance(one, Part) else one for one in read]
+    return sum(info.dtype.itemsize * torch.Size(info.shape).numel() for one in wholes for info in one.tensors.values())
 
 
-def open_tasks(sources: Sequence[Input], models: Sequence[Checkpoint], datasets: Sequence[Input]) -> list[Task]:
+def open_tasks(sources: Sequence[Input], models: Sequence[Checkpoint], datasets: Sequence[Input]) -> Iterator[Task]:
     """A task for each model; or one, where all are whole models of one data set."""
     if len(datasets) == 1 and not any(isinstance(model, Part) for model in models):
-        return [open_one_task("A search by one data set", sources, models, datasets, "validation")]
-    return [open_task(*one, "validation") for one in zip(sources, models, one_for_each("A search", sources, datasets), strict=True)]
+        yield open_one_task("A search by one data set", sources, models, datasets, "validation")
+        return
+    for one in zip(sources, models, one_for_each("A search", sources, datasets), strict=True):
+        yield open_task(*one, "validation")
 
 
 def let_go(task: Task, names: Sequence[str]) -> None:

@@ -41,13 +41,13 @@ class Task:
 
 
 def open_task(model: Input, checkpoint: Checkpoint, dataset: Input, split: str) -> Task:
-    """``checkpoint`` is the part of ``model`` that is merged.
+    """``checkpoint`` is the part of ``model`` that is merged. What it holds in memory is not read again.
 
     Raises :class:`IncompatibleModels` for rows of other classes or another tokenizer, and where the opened model has other names
     than its files.
     """
     rows, prefix = read_rows(dataset.path, split), getattr(checkpoint, "prefix", "")
-    module = open_for(model, rows)
+    module = open_for(model, rows, checkpoint.held)
     check_names(model.reference, [prefix + name for name in checkpoint.tensors], module)
     return Task(model.reference, module.requires_grad_(False), prefix, rows, module.config.pad_token_id or 0)
 

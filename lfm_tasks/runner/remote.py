@@ -25,7 +25,7 @@ class RemoteReads:
         self.checkpoints = checkpoints
         self.files: dict[str, list[RemoteFile]] = {}
         """By artifact and path. An artifact that is given twice is read as two files."""
-        for one in inputs.values():
+        for one in [*inputs.values(), *(one.base for one in inputs.values() if one.base)]:
             for path, file in one.remote.items():
                 self.files.setdefault(f"{one.sha256}/{path}", []).append(file)
 
@@ -35,11 +35,15 @@ class RemoteReads:
 
     @contextmanager
     def verified(self) -> Iterator[None]:
-        """The block's work is of the committed bytes, or :class:`IntegrityError` is raised and its checkpoints are gone."""
+        """The block's work is of the committed bytes, or :class:`IntegrityError` is raised and its checkpoints are gone.
+
+        A file of which nothing was used is not read.
+        """
         try:
             yield
             for file in self._all():
-                file.verify()
+                if file.ranges():
+                    file.verify()
         except IntegrityError:
             if self.files:
                 self.checkpoints.clear()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfm_tasks.artifacts.references import parse_reference
+from lfm_tasks.artifacts.remote import RemoteFile
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import ConfigError, IncompatibleModels, IntegrityError, ReferenceRefused, unknown_name
 from lfm_tasks.registry import InputSpec, Step
@@ -52,14 +53,20 @@ class Resolver:
         return found
 
     def open(self, resolved: Resolved, ranged: bool = False) -> Input:
-        """The input as a verified directory on local disk; ``ranged``: weight files of a remote store may stay there."""
-        cache = self.settings.home / "downloads"
-        base = None
+        """The input as a verified directory on local disk.
+
+        ``ranged``: weight files of a model in a remote store may stay there; of an adapter those of its base, which are large.
+        """
+        artifact, base = resolved.artifact, None
         if resolved.base is not None:
-            base = Input(f"sha256:{resolved.base.sha256}", "model", resolved.base.sha256, self.store.materialise(resolved.base, cache))
-        artifact = resolved.artifact
-        path, remote = self.store.materialise_small(artifact, cache) if ranged else (self.store.materialise(artifact, cache), {})
+            path, remote = self._directory(resolved.base, ranged)
+            base = Input(f"sha256:{resolved.base.sha256}", "model", resolved.base.sha256, path, remote=remote)
+        path, remote = self._directory(artifact, ranged and base is None)
         return Input(resolved.reference, artifact.kind, artifact.sha256, path, base, resolved.version, remote)
+
+    def _directory(self, artifact: Artifact, ranged: bool) -> tuple[Path, dict[str, RemoteFile]]:
+        cache = self.settings.home / "downloads"
+        return self.store.materialise_small(artifact, cache) if ranged else (self.store.materialise(artifact, cache), {})
 
     def _first(self, references: list[str], name: str, spec: InputSpec) -> Resolved:
         """The first reference that names something; only an absent registered model passes to the next."""

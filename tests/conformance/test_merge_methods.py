@@ -163,7 +163,7 @@ def test_what_a_search_makes_in_memory_is_what_a_merge_writes(name, values, chec
     base, *models = checkpoints
     models = models[: models_for(name)]
     planned = plan(base, models, method)
-    written, held = tmp_path / "written", [Loaded(one, one.tensors) for one in (base, *models)]
+    written, held = tmp_path / "written", [Loaded(one) for one in (base, *models)]
     Merge(base, models, planned, method, config, 7, Context(tmp_path / "work")).run(written)
     made = Merge(held[0], held[1:], planned, method, config, 7, Context(tmp_path / "work")).in_memory()
     expected = load_file(written / "model.safetensors")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lfm_tasks.errors import IncompatibleModels, InvalidInput, UnsafeModel
@@ -55,6 +57,21 @@ def test_a_model_is_opened_by_what_it_is(llama, tmp_path):
     classifier = open_model(given(tmp_path / "classifier"))
     expected = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier", local_files_only=True)(IDS).logits
     torch.testing.assert_close(classifier(IDS).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_that_are_held_are_opened_as_those_of_the_files(tmp_path, dtype):
+    """The decoder's embedding is its head too; the encoder is opened below a fresh head."""
+    make_llama(tmp_path / "decoder")
+    make_bert(tmp_path / "encoder")
+    for name, open_ in (("decoder", open_causal_lm), ("encoder", partial(open_classifier, labels=["x", "y"]))):
+        weights = tmp_path / name / "model.safetensors"
+        held = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in load_file(weights).items()}
+        save_file(held, weights, {"format": "pt"})
+        expected = open_(given(tmp_path / name)).state_dict()
+        weights.unlink()
+        found = open_(given(tmp_path / name), held=held).state_dict()
+        assert found.keys() == expected.keys() and all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
 def test_an_adapter_changes_the_base_and_names_it_by_hash(llama, adapter):

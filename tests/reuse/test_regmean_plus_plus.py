@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,13 +16,14 @@ from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.reuse import merge as step
 from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
+from lfm_tasks.reuse.methods import regmean_plus_plus
 from lfm_tasks.reuse.methods.config import RegmeanConfig
 from lfm_tasks.reuse.methods.regmean import nearest
 from lfm_tasks.reuse.methods.regmean_plus_plus import stages
 from lfm_tasks.reuse.tasks import open_task
 from lfm_tasks.step import Input
 from tests.experts import expert_inputs
-from tests.tuned import Context
+from tests.tuned import Context, StoppingAt
 
 EMBEDDINGS = ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"]
 
@@ -83,6 +86,20 @@ def test_too_few_rows_need_a_ridge(inputs, tmp_path):
         merged(inputs, tmp_path / "work", ridge=0, reduction=1, gram_rows=1)
 
 
-def test_a_stop_is_heard_between_the_layers(inputs, tmp_path):
-    with pytest.raises(AttemptKilled, match="while the layers were merged; nothing was written yet"):
-        merged(inputs, tmp_path / "work", Context(tmp_path / "work", stop_at=2))
+@pytest.mark.parametrize("stopped", [1, 5, 6, 7, 9])
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(inputs, tmp_path, stopped, monkeypatch):
+    """Among the four parts of the embeddings, the two layers and the pooler, none of which is solved twice; or among what is written."""
+    whole = merged(inputs, tmp_path / "whole")
+    kept = f"{stopped} of 7 steps of learning are kept" if stopped < 8 else "2 of 39 tensors are kept"
+    with pytest.raises(AttemptKilled, match=f"Stopped on request. {kept}; the same job goes on from there"):
+        merged(inputs, tmp_path / "again", StoppingAt(tmp_path / "again", stopped))
+    solved = []
+    monkeypatch.setattr(regmean_plus_plus, "nearest", lambda name, *given: solved.append(name) or nearest(name, *given))
+    context = Context(tmp_path / "again")
+    shutil.rmtree(tmp_path / "again")
+    context.workdir.mkdir()
+    found = merged(inputs, tmp_path / "again", context)
+    assert f"Resumed: {min(stopped, 7)} of 7 steps of learning were done before." in context.lines
+    assert [done for done, _, _ in context.reports] == list(range(stopped + 1, 7 + len(whole) + 1))
+    assert len(solved) == {1: 13, 5: 7, 6: 1}.get(stopped, 0)
+    assert found.keys() == whole.keys() and all(torch.equal(found[name], tensor) for name, tensor in whole.items())

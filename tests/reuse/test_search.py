@@ -6,12 +6,13 @@ import csv
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from lfm_tasks.config import parse_config
@@ -21,13 +22,15 @@ from lfm_tasks.models.forward import forward, make_batch
 from lfm_tasks.models.opening import open_with_head
 from lfm_tasks.models.prepared import read_rows
 from lfm_tasks.reuse import merge, search
-from lfm_tasks.reuse.checkpoint import Checkpoint, Part
+from lfm_tasks.reuse.checkpoint import Checkpoint
 from lfm_tasks.reuse.config import MergeConfig
 from lfm_tasks.reuse.search_config import SearchMergeConfig
 from lfm_tasks.reuse.strategies import generations
 from lfm_tasks.step import Input
 from lfm_tasks.steps import STEPS
 from tests.experts import TASKS, expert_inputs
+from tests.far import check_read_once, models_far
+from tests.mixed import files
 from tests.toys import make_bert
 from tests.tuned import Context
 
@@ -115,19 +118,40 @@ def test_models_of_one_task_are_searched_by_its_one_data_set(inputs, tmp_path):
 
 
 def test_the_models_are_read_once_whatever_is_tried(inputs, tmp_path, monkeypatch):
-    read, asked = Part.read, Counter()
+    read, asked = Checkpoint.read, Counter()
 
     def counted(self, name):
         asked[self.key, name] += 1
         return read(self, name)
 
-    monkeypatch.setattr(Part, "read", counted)
+    monkeypatch.setattr(Checkpoint, "read", counted)
     found = []
     for scales in ([0.1], [0.1, 0.2, 0.3]):
         found.append(search.run(SearchMergeConfig(search={"scale": scales}, score_rows=4), inputs, Context(tmp_path / f"{len(scales)}")))
-    names = Checkpoint("base", "", inputs["base"].path).tensors
-    assert asked == {(inputs[f"models.{place}"].sha256, name): 2 for place in (0, 1) for name in names}  # once in each of two searches
-    assert found[0].metrics["bytes_read"] == found[1].metrics["bytes_read"] == 5 * found[0].metrics["bytes_written"]
+    models = [inputs[name] for name in ("base", "models.0", "models.1")]
+    tensors = {one.sha256: load_file(one.path / "model.safetensors") for one in models}
+    assert asked == {(key, name): 2 for key, model in tensors.items() for name in model}  # once in each of two searches
+    size = sum(tensor.nbytes for model in tensors.values() for tensor in model.values())
+    assert found[0].metrics["bytes_read"] == found[1].metrics["bytes_read"] == size
+
+
+def test_models_that_are_far_away_are_read_once_and_the_result_is_the_same(inputs, searched, tmp_path):
+    away = models_far(inputs, tmp_path)
+    config = SearchMergeConfig(method="ties", search=GRID, score="log_likelihood", over="worst")
+    found = search.run(config, away, Context(tmp_path / "work"))
+    for name, output in searched.outputs.items():
+        assert files(found.outputs[name].path) == files(output.path)
+    check_read_once(away)
+
+
+def test_a_model_with_nan_is_named(inputs, tmp_path):
+    broken = replace(inputs["models.1"], path=tmp_path / "broken")
+    shutil.copytree(inputs["models.1"].path, broken.path)
+    tensors = load_file(broken.path / "model.safetensors")
+    tensors["bert.embeddings.position_embeddings.weight"][-1] = torch.nan  # no row is so long that its scores would show it
+    save_file(tensors, broken.path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidInput, match="position_embeddings.weight of mood.* holds NaN or infinity"):
+        search.run(SearchMergeConfig(), inputs | {"models.1": broken}, Context(tmp_path / "work"))
 
 
 def test_a_stopped_search_goes_on_from_its_trials(inputs, searched, tmp_path):

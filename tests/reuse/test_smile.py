@@ -12,16 +12,19 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels, InvalidInput
+from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels, InvalidInput
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.evaluate import run as evaluate
 from lfm_tasks.models.mixtures.smile import SmileLinear
 from lfm_tasks.models.opening import open_causal_lm, open_classifier, open_model, open_with_head
+from lfm_tasks.reuse.mixtures import mix
+from lfm_tasks.reuse.mixtures.config import MixConfig
 from lfm_tasks.reuse.mixtures.smile import factors, layer_tensors
+from tests.far import check_read_once, models_far
 from tests.mixed import CLASSES, IDS, decoders, edit, encoders, files, given, mixed, noisy, result
 from tests.prepared import write_labelled
 from tests.toys import make_tokenizer
-from tests.tuned import Context
+from tests.tuned import Context, StoppingAt
 
 
 def layer_of(base: nn.Linear, experts: list[nn.Linear], rank: int, gate_rank: int, top_k: int) -> SmileLinear:
@@ -90,6 +93,34 @@ def test_one_expert_of_full_rank_is_the_expert(tmp_path, rank):
     torch.testing.assert_close(open_model(mixture)(IDS).logits, expert, atol=2e-5, rtol=1e-4)
 
 
+SPECTRA = {
+    "flat": lambda size: torch.linspace(1, 0.9, size),
+    "falling": lambda size: torch.arange(1, size + 1) ** -1.0,
+    "steep": lambda size: torch.logspace(0, -12, size),
+    "one, then much smaller ones": lambda size: torch.cat([torch.ones(1), torch.linspace(2e-4, 1e-4, size - 1)]),
+    "all but equal": lambda size: 1 + 1e-6 * torch.linspace(1, 0, size),
+    "of low rank": lambda size: torch.cat([torch.linspace(1, 1e-4, 12), torch.zeros(size - 12)]),
+}
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (160, 48), (48, 160)])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("rank", [8, 24])
+def test_an_expert_is_as_near_as_the_truncated_svd_and_its_gate_spans_the_same(shape, spectrum, rank):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 48, generator=generator).double())[0] for size in shape)
+    difference = (u * SPECTRA[spectrum](48).double() @ v.T).float()
+    gate, down, up = factors(difference, rank, 4)
+    exact = difference.double()
+    left, values, right = torch.linalg.svd(exact, full_matrices=False)
+    best = (exact - left[:, :rank] * values[:rank] @ right[:rank]).norm()
+    assert abs((exact - up.double() @ down.double()).norm() - best) < 1e-6 * exact.norm()
+    x = torch.randn(shape[1], 50, generator=generator).double()
+    if values[3] > 1.001 * values[4]:  # else the four are any of many
+        torch.testing.assert_close((gate.double() @ x).norm(dim=0), (right[:4] @ x).norm(dim=0), atol=0, rtol=1e-3)
+    assert (gate.double() @ exact.T).norm() == pytest.approx(values[:4].norm().item(), rel=1e-5)
+
+
 def test_what_is_written_is_opened_bit_for_bit_and_written_again(tmp_path):
     models = encoders(tmp_path)
     first, again = (mixed(models, tmp_path / work, options={"rank": 4, "gate_rank": 2}) for work in ("a", "b"))
@@ -104,6 +135,29 @@ def test_what_is_written_is_opened_bit_for_bit_and_written_again(tmp_path):
     sizes = [(m.base.in_features, m.base.out_features) for m in model.modules() if isinstance(m, SmileLinear)]
     assert first.metrics["mixed_modules"] == len(sizes) == 13
     assert first.metrics["extra_parameters"] == sum(2 * (4 * (i + o) + o + 2 * i) for i, o in sizes)
+
+
+@pytest.mark.parametrize("others", ["base", "average"])
+def test_models_that_are_far_away_are_read_once_and_the_result_is_the_same(tmp_path, monkeypatch, others):
+    """What the models are averaged in is read a second time, unless it is small and still there."""
+    monkeypatch.setattr("lfm_tasks.reuse.ranged.SPAN", 1 << 10 if others == "base" else 8 << 20)
+    models, options = decoders(tmp_path), {"rank": 4, "others": others}
+    inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
+    away = models_far(inputs, tmp_path / "far")
+    found = mix.run(MixConfig(options=options), away, Context(tmp_path / "found"))
+    assert files(result(found).path) == files(result(mixed(models, tmp_path / "work", options=options)).path)
+    check_read_once(away)
+
+
+def test_stopped_and_resumed_far_away_is_read_once_more_and_the_result_is_the_same(tmp_path):
+    models, options = decoders(tmp_path), {"rank": 4}
+    inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
+    with pytest.raises(AttemptKilled, match="5 of 14 steps are kept"):
+        mix.run(MixConfig(options=options), models_far(inputs, tmp_path / "far"), StoppingAt(tmp_path / "again", 5))
+    away = models_far(inputs, tmp_path / "once more")
+    found = mix.run(MixConfig(options=options), away, Context(tmp_path / "again"))
+    assert files(result(found).path) == files(result(mixed(models, tmp_path / "work", options=options)).path)
+    check_read_once(away)
 
 
 def test_padding_changes_nothing_and_the_head_is_the_expert_s(tmp_path):

@@ -10,10 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
-from lfm_tasks.errors import ConfigError, IncompatibleModels
+from lfm_tasks.errors import AttemptKilled, ConfigError, IncompatibleModels
 from lfm_tasks.models.opening import open_causal_lm
-from tests.mixed import IDS, decoders, encoders, given, mixed, result
+from lfm_tasks.reuse.mixtures import mix
+from lfm_tasks.reuse.mixtures.config import MixConfig
+from tests.far import check_read_once, models_far
+from tests.mixed import IDS, decoders, encoders, files, given, mixed, result
 from tests.prepared import write_instructions
+from tests.tuned import Context, StoppingAt
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,28 @@ def test_a_gate_of_prompts_is_the_direction_of_what_the_base_s_feed_forwards_see
         model(torch.tensor([row["input_ids"][: row["prompt_tokens"]]]))
     mean = torch.cat(seen).mean(0)
     torch.testing.assert_close(made["model.layers.1.block_sparse_moe.gate.weight"][0], mean / mean.norm(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_stopped_between_prompts_and_resumed_is_never_stopped_bit_for_bit(models, tmp_path, stopped):
+    data = [write_instructions(tmp_path / str(count), models[0], count) for count in (40, 20)]
+    given = {"method": "upcycle", "split": "validation", "options": {"gate": "hidden", "rows": 32}}
+    whole = mixed(models, tmp_path / "whole", data, **given)
+    with pytest.raises(AttemptKilled, match=rf"{stopped} of 4 steps are kept"):
+        mixed(models, tmp_path / "again", data, StoppingAt(tmp_path / "again", stopped), **given)
+    context = Context(tmp_path / "again")
+    resumed = mixed(models, tmp_path / "again", data, context, **given)
+    assert [done for done, _, _ in context.reports][:1] == [stopped + 1]
+    assert files(whole.outputs["model"].path) == files(resumed.outputs["model"].path)
+
+
+def test_models_that_are_far_away_are_read_once_and_the_result_is_the_same(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("lfm_tasks.reuse.ranged.SPAN", 1 << 10)
+    inputs = {"base": given(models[0])} | {f"models.{place}": given(one) for place, one in enumerate(models[1:])}
+    away = models_far(inputs, tmp_path)
+    found = mix.run(MixConfig(method="upcycle"), away, Context(tmp_path / "found"))
+    assert files(result(found).path) == files(result(mixtral(models, tmp_path / "work")).path)
+    check_read_once(away)
 
 
 def test_what_cannot_be_is_said(models, data, tmp_path):

@@ -12,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lfm_tasks.artifacts.file_backend import FileBackend
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import AttemptKilled, IntegrityError
 from lfm_tasks.runner.job import Job
 from lfm_tasks.runner.run import run_job
 from lfm_tasks.runner.stopping import StopSignal
 from lfm_tasks.settings import Settings, settings
+from lfm_tasks.step import Input
 from lfm_tasks.steps import STEPS
 from tests.artifacts.media import BUCKET, client
+from tests.loras import make_lora
 from tests.s3_proxy import Proxy, proxy_of
 from tests.toys import make_llama
 
@@ -103,6 +106,7 @@ def sizes(models: list[Path]) -> int:
 USES = {
     "linear": ("merge", False, {"method": "linear"}),
     "ties in three passes": ("merge", True, {"method": "ties", "options": {"trim": "global"}}),
+    "smile": ("mix", True, {"method": "smile", "options": {"rank": 4}}),
     "restack": ("restack", False, {"slices": [{"model": 0, "layers": [0, 2]}, {"model": 1, "layers": [1, 2]}]}),
 }
 
@@ -150,6 +154,37 @@ def test_models_that_data_are_looked_at_with_are_opened_from_disk():
     assert merge.reads_by_range("models.1", ["models.0", "models.1"]) and merge.reads_by_range("base", ["base", "statistics.0"])
     assert not merge.reads_by_range("models.0", ["models.0", "datasets.0"]) and not merge.reads_by_range("statistics.0", [])
     assert not STEPS["evaluate"].reads_by_range("model", [])
+    adapters = STEPS["merge_adapters"]
+    assert adapters.reads_by_range("adapters.1", ["adapters.0"]) and not adapters.reads_by_range("adapters.1", ["adapters.0", "dataset"])
+
+
+@pytest.fixture
+def away(home, monkeypatch) -> Store:
+    """The settings' store, in a directory that nobody may look into."""
+    monkeypatch.setattr(FileBackend, "local_path", lambda backend, key: None)
+    return Store.open(settings().store)
+
+
+@one_file
+def test_a_mixture_of_models_that_are_away_is_that_of_local_files_and_no_weights_are_on_disk(models, away, home, monkeypatch):
+    result = run("mix", inputs_of(away, models), options={"rank": 4})
+    assert downloaded(home) >= {".json"} and ".safetensors" not in downloaded(home)
+    small = sum(path.stat().st_size for directory in models for path in directory.rglob("*") if path.suffix != ".safetensors")
+    assert away.get_record(result.record)["bytes_read"] == sizes(models) + small
+    monkeypatch.undo()
+    assert result.outputs == locally("mix", models, home, options={"rank": 4})
+
+
+def test_the_base_of_adapters_that_are_merged_stays_where_it_is(away, home, tmp_path):
+    make_llama(tmp_path / "base")
+    base = Input("base", "model", away.commit(tmp_path / "base", "model").sha256, tmp_path / "base")
+    adapters = [make_lora(base, tmp_path / str(place), seed=place) for place in (0, 1)]
+    inputs = {f"adapters.{place}": f"sha256:{away.commit(one.path, 'adapter').sha256}" for place, one in enumerate(adapters)}
+    result = run("merge_adapters", inputs)
+    assert (home / "downloads" / base.sha256 / "config.json").is_file()
+    assert {path.name for path in (home / "downloads").rglob("*.safetensors")} == {"adapter_model.safetensors"}
+    read = away.get_record(result.record)["bytes_read"]
+    assert read < (tmp_path / "base" / "model.safetensors").stat().st_size + sum(one.stat().st_size for one in tmp_path.glob("[01]/*"))
 
 
 def flipped(data: bytes, place: int, bit: int = 1) -> bytes:

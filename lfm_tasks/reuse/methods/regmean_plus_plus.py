@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfm_tasks.errors import AttemptKilled
 from lfm_tasks.models.forward import unpadded
 from lfm_tasks.models.layer_inputs import input_products, linear_layers
 from lfm_tasks.models.prepared import Rows
+from lfm_tasks.models.resuming import below, under
 from lfm_tasks.reuse.group import Group, MergeMethod
-from lfm_tasks.reuse.learning import Learning
+from lfm_tasks.reuse.learning import Learning, Learnt
 from lfm_tasks.reuse.methods.config import RegmeanPlusPlusConfig
 from lfm_tasks.reuse.methods.linear import weighted_sum
 from lfm_tasks.reuse.methods.regmean import nearest
@@ -33,14 +33,19 @@ def regmean_plus_plus(group: Group, options: RegmeanPlusPlusConfig) -> Tensor:
 
 
 @torch.no_grad()
-def learn(learning: Learning, options: RegmeanPlusPlusConfig) -> dict[str, Tensor]:
+def learn(learning: Learning, options: RegmeanPlusPlusConfig) -> Learnt:
     """Stage by stage in the order of the calls: each model's rows go through what is merged so far, then through its own stage."""
     rows = [task.rows.take(list(range(min(options.gram_rows, len(task.rows))))) for task in learning.tasks]
-    plan, kept, learnt = stages(learning.tasks[0], learning.merged), _kept(learning), {}
-    for place, names in enumerate(plan):
-        if learning.context.stop_requested():
-            raise AttemptKilled("Stopped on request while the layers were merged; nothing was written yet.")
-        until = plan[place + 1][0] if place + 1 < len(plan) else None
+    plan, kept, before = stages(learning.tasks[0], learning.merged), _kept(learning), learning.kept()
+    done, learnt = int(before.get("step", 0)), below(before, "tensor")
+    if before:
+        learning.context.log(f"Resumed: {done} of {len(plan)} steps of learning were done before.")
+
+    def state() -> dict[str, Tensor]:
+        return {"step": torch.tensor(done)} | under(learnt, "tensor")
+
+    for names in plan[done:]:
+        until = plan[done + 1][0] if done + 1 < len(plan) else None
         found = [grams(*one, kept | learnt, names, until) for one in zip(learning.tasks, rows, strict=True)]
         for name in names:
             weights = [model.read(name).float() for model in learning.models]
@@ -49,7 +54,9 @@ def learn(learning: Learning, options: RegmeanPlusPlusConfig) -> dict[str, Tenso
                 learnt[name] = nearest(name, weights, matrices, input_axis, options).float()
             else:
                 learnt[name] = sum(weights[1:], weights[0]) / len(weights)
-    return learnt
+        done += 1
+        learning.report(done, len(plan), {}, state)
+    return Learnt(learnt, len(plan), state())
 
 
 def stages(task: Task, names: Sequence[str]) -> list[list[str]]:

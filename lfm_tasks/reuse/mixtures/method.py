@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,14 +73,37 @@ class Mixing:
             )
         return found
 
+    @cached_property
+    def held(self) -> dict[str, Tensor]:
+        """The base's tensors as they are stored: mapped, or in memory where they are far away. They are used more than once."""
+        return {name: self.base.read(name) for name in self.base.in_order}
+
+    def passing(self, names: Collection[str]) -> Iterator[str]:
+        """``names`` in the order of the base's files. The models' tensors in between are read and left.
+
+        A file that is far away is verified as it passes by in order; what is skipped would be read in the end, and all after it again.
+        """
+        ordered = self.base.in_order
+        for place, name in enumerate(ordered):
+            for model in self.models:
+                for soon in ordered[place : place + 2]:
+                    if soon in model.tensors:
+                        model.expect(soon)
+            if name in names:
+                yield name
+            else:
+                for model in self.models:
+                    if name in model.tensors:
+                        model.read(name)
+
     def differences(self, name: str) -> Tensor:
         """What each model changed in a tensor of the base: [models, *shape], in float32 or wider."""
-        base = wide(self.base.read(name))
+        base = wide(self.held[name])
         return torch.stack([wide(model.read(name)) - base for model in self.models])
 
     def summed(self, names: Sequence[str], scale: float) -> dict[str, Tensor]:
         """The base's tensors, those of ``names`` plus ``scale`` times all that the models changed, in the base's precision."""
-        result = {name: self.base.read(name) for name in self.base.tensors}
+        result = dict(self.held)
         for name in names:
             result[name] = (wide(result[name]) + scale * self.differences(name).sum(0)).to(result[name].dtype)
         return result

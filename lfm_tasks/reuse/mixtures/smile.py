@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from scipy.linalg import eigh
 from torch import Tensor
 
 from lfm_tasks.errors import ConfigError
@@ -20,20 +21,38 @@ def factors(difference: Tensor, rank: int, gate_rank: int) -> tuple[Tensor, Tens
     """``(gate, down, up)`` of one expert with the difference ``[out, in]``: ``up @ down`` is its best approximation of ``rank``.
 
     The gate's rows are the difference's first right singular vectors; directions that it does not have are zero, so an expert that
-    did not change a layer claims no token there. From the Gram matrix of the shorter side in float64. ``rank`` 0: ``down`` is the
-    difference and ``up`` None.
+    did not change a layer claims no token there. ``rank`` 0: ``down`` is the difference and ``up`` None.
     """
-    wide = difference.double()
-    tall = wide.shape[0] >= wide.shape[1]
-    values, vectors = torch.linalg.eigh(wide.T @ wide if tall else wide @ wide.T)
-    values, vectors = values.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+    tall = difference.shape[0] >= difference.shape[1]
+    values, vectors = leading(difference if tall else difference.T, max(rank, gate_rank))
+    wide, gated = difference.to(vectors.dtype), vectors[:, :gate_rank]
     there = values[:gate_rank] > 1e-7 * values[0]
-    right = vectors[:, :gate_rank].T if tall else vectors[:, :gate_rank].T @ wide / values[:gate_rank, None].clamp(min=1e-300)
+    right = gated.T if tall else gated.T @ wide / values[:gate_rank, None].clamp(min=torch.finfo(wide.dtype).tiny)
     gate = torch.where(there[:, None], right, 0.0)
     if rank == 0:
         return gate, wide, None
     kept = vectors[:, :rank]
     return (gate, kept.T, wide @ kept) if tall else (gate, kept.T @ wide, kept)
+
+
+def leading(tall: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The ``most`` largest singular values of a matrix [rows, columns], and their right vectors [columns, most].
+
+    From the Gram matrix, of which no other vectors are computed. In float64 unless all of these values are large enough beside the
+    largest one that float32 tells their squares from its rounding.
+    """
+    size = tall.shape[1]
+    values, vectors = _eigen(tall, min(most, size))
+    if tall.dtype != torch.float64 and not values[-1] > 1e-4 * values[0]:
+        values, vectors = _eigen(tall.double(), min(most, size))
+    return values.clamp(min=0).sqrt(), vectors
+
+
+def _eigen(tall: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Of the Gram matrix, the largest first. By scipy: torch has no driver for some of the vectors."""
+    size = tall.shape[1]
+    found = eigh((tall.T @ tall).numpy(), subset_by_index=[size - most, size - 1], overwrite_a=True)
+    return tuple(torch.from_numpy(one).flip(-1) for one in found)
 
 
 def layer_tensors(differences: Tensor, offset: Tensor | None, rank: int, gate_rank: int) -> dict[str, Tensor]:
@@ -49,11 +68,12 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
     if options.top_k > experts:
         raise ConfigError(f"top_k {options.top_k}: choose between 1 and the number of experts, {experts}.")
     layers = {name: layer for name, layer in mixing.skeleton.named_modules() if is_linear(layer)}
-    names = mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])
-    before = mixing.kept()
+    chosen = {f"{name}.weight": name for name in mixing.chosen([name for name in layers if f"{name}.weight" in mixing.mergeable])}
+    weights = [weight for weight in mixing.base.in_order if weight in chosen]
+    names, before = [chosen[weight] for weight in weights], mixing.kept()
     first, tensors = int(before.get("step", 0)), below(before, "tensor")
-    for done, name in enumerate(names[first:], start=first + 1):
-        dtype = mixing.base.tensors[f"{name}.weight"].dtype
+    for done, weight in enumerate(mixing.passing(set(weights[first:])), start=first + 1):
+        name, dtype = chosen[weight], mixing.base.tensors[weight].dtype
         tensors |= {f"{name}.{part}": tensor.to(dtype) for part, tensor in _layer(mixing, name, layers[name], options).items()}
         mixing.report(done, len(names), lambda done=done, now=tensors: {"step": torch.tensor(done)} | under(now, "tensor"))
     modules = {name: _described(tensors, name) for name in names if f"{name}.gate" in tensors}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import MixtralConfig
 
 from lfm_tasks.errors import ConfigError, IncompatibleModels
-from lfm_tasks.models.forward import forward
+from lfm_tasks.models.forward import Batch, forward
 from lfm_tasks.models.opening import read_config
+from lfm_tasks.models.resuming import below, under
 from lfm_tasks.models.saving import save_companions
 from lfm_tasks.reuse.mixtures.method import Mixing, MixMethod
 from lfm_tasks.reuse.plan import Planned
@@ -38,12 +39,12 @@ def build(mixing: Mixing, directory: Path) -> dict[str, float]:
     if options.gate == "hidden" and not mixing.tasks:
         raise ConfigError("gate=hidden needs prompts of each model's task. Give the input 'datasets', or choose gate=random or uniform.")
     gates = make_gates(mixing, config)
-    planned = plan_tensors(mixing, gates)
+    planned, steps = plan_tensors(mixing, gates), sum(batches_of(mixing)) if options.gate == "hidden" else 0
     writer = Writer(directory, planned)
     try:
-        for done, (name, tensor) in enumerate(tensors(mixing, gates), start=1):
+        for done, (name, tensor) in enumerate(tensors(mixing, gates), start=steps + 1):
             writer.write(name, tensor)
-            mixing.context.report(done, len(planned))
+            mixing.context.report(done, steps + len(planned))
     finally:
         writer.close()
     described = mixing.context.workdir / "described"
@@ -80,13 +81,15 @@ def plan_tensors(mixing: Mixing, gates: dict[str, Tensor]) -> list[Planned]:
 
 
 def tensors(mixing: Mixing, gates: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each model's and the base's tensors in the order of their files, those that the result does not have too: see ``passing``."""
     yield from gates.items()
-    for name, info in mixing.base.tensors.items():
+    for name in mixing.passing(mixing.base.tensors):
+        base, *experts = (one.read(name) for one in (mixing.base, *mixing.models) if name in one.tensors)
         if FEED_FORWARD.fullmatch(name):
-            for place, model in enumerate(mixing.models):
-                yield expert_name(name, place), model.read(name).to(info.dtype)
+            for place, expert in enumerate(experts):
+                yield expert_name(name, place), expert.to(base.dtype)
         else:
-            yield name, mixing.base.read(name)
+            yield name, base
 
 
 def expert_name(name: str, expert: int) -> str:
@@ -113,33 +116,45 @@ def make_gates(mixing: Mixing, config: MixtralConfig) -> dict[str, Tensor]:
 
 def hidden_means(mixing: Mixing) -> list[Tensor]:
     """For each layer the direction [experts, hidden] of what the base's feed-forward is given on the prompts of each task."""
-    base = {name: mixing.base.read(name) for name in mixing.base.tensors}
-    each = []
-    for task in mixing.tasks:
-        task.module.load_state_dict(base, strict=False)
-        each.append(task_means(task, mixing.options.rows, mixing.config.seed))
-    return [nn.functional.normalize(torch.stack(parts), dim=-1) for parts in zip(*each, strict=True)]
+    counts, before = batches_of(mixing), mixing.kept()
+    done, sums = int(before.get("step", 0)), below(before, "sum")
+
+    def state() -> dict[str, Tensor]:
+        return {"step": torch.tensor(done)} | under(sums, "sum")
+
+    for place, (task, count) in enumerate(zip(mixing.tasks, counts, strict=True)):
+        task.module.load_state_dict(mixing.held, strict=False)
+        batches = islice(task.stream(batch_size(mixing), mixing.config.seed), max(0, done - sum(counts[:place])), count)
+        for batch in batches:
+            for layer, total in enumerate(inputs_of_feed_forwards(task, batch)):
+                sums[f"{place}/{layer}"] = sums.get(f"{place}/{layer}", 0.0) + total
+            done += 1
+            mixing.report(done, sum(counts), state)
+    layers = range(len(sums) // len(counts))
+    return [nn.functional.normalize(torch.stack([sums[f"{place}/{layer}"] for place in range(len(counts))]), dim=-1) for layer in layers]
+
+
+def batch_size(mixing: Mixing) -> int:
+    return min(BATCH, mixing.options.rows)
+
+
+def batches_of(mixing: Mixing) -> list[int]:
+    """How many of each task's are behind its mean."""
+    return [-(-min(mixing.options.rows, len(task.rows)) // batch_size(mixing)) for task in mixing.tasks]
 
 
 @torch.no_grad()
-def task_means(task: Task, rows: int, seed: int) -> list[Tensor]:
-    """The mean [hidden] over tokens of what each feed-forward is given."""
+def inputs_of_feed_forwards(task: Task, batch: Batch) -> list[Tensor]:
+    """The sum [hidden] over the tokens of what each layer's is given."""
     feeds = [module for name, module in task.module.named_modules() if re.fullmatch(r"model\.layers\.\d+\.mlp", name)]
-    sums, mask = [torch.zeros(()) for _ in feeds], {}
-
-    def add(place: int, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        sums[place] = sums[place] + (given[0] * mask["now"].unsqueeze(-1)).sum((0, 1))
-
-    stream, count = task.stream(min(BATCH, rows), seed), 0.0
+    mask, sums = batch["attention_mask"].float().unsqueeze(-1), {}
     with ExitStack() as hooks:
         for place, module in enumerate(feeds):
-            hooks.enter_context(module.register_forward_pre_hook(partial(add, place)))
-        for _ in range(-(-min(rows, len(task.rows)) // min(BATCH, rows))):
-            batch = next(stream)
-            mask["now"] = batch["attention_mask"].float()
-            count += float(mask["now"].sum())
-            forward(task.module, batch)
-    return [one / count for one in sums]
+            hooks.enter_context(
+                module.register_forward_pre_hook(lambda _, given, place=place: sums.update({place: (given[0] * mask).sum((0, 1))}))
+            )
+        forward(task.module, batch)
+    return [sums[place] for place in range(len(feeds))]
 
 
 UPCYCLE = MixMethod(build, data="optional")
