@@ -141,8 +141,12 @@ def open_answers(
         if objective != "completion":
             raise ConfigError(f"{one.reference} are an API's answers, which are completions; the objective is {objective}. Set it to auto.")
         tokenizer = open_tokenizer(model_directory(inputs["student"]))
-        found.append(open_answered(one.path, one.reference, train, inputs["dataset"].path, tokenizer))
-        context.log(f"{one.reference} has a word on {found[-1].rows:,} of {len(train):,} rows; others learn from their labels alone.")
+        answered = open_answered(one.path, one.reference, train, inputs["dataset"].path, tokenizer)
+        context.log(
+            f"{one.reference} has a word on {answered.rows:,} of {len(train):,} rows, and on {answered.share:.0%} of their tokens; others "
+            "learn from their labels alone."
+        )
+        found.append(answered)
     return found
 
 

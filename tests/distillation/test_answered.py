@@ -317,5 +317,15 @@ def test_rows_that_are_no_answers_are_refused(models, answered, tmp_path):
 def test_answers_that_no_tokens_spell_are_refused(models, ask, server, tmp_path):
     server.answer, server.spoken = ANSWERS.__getitem__, lambda answer, *_: [(f"▁{answer}", -0.5, {"▁": -1.0})]
     inputs = given(models, ask([{"text": prompt} for prompt in ANSWERS], {"top_logprobs": 1}), tmp_path)
-    with pytest.raises(DataError, match="The tokens of the answers do not spell its answers: .*Tune on the answers"):
+    with pytest.raises(DataError, match="No tokens of the answers are a piece .*▁.*tune on it instead"):
         prepared(models, tmp_path / "w", inputs=inputs, method="alm")
+
+
+def test_single_words_are_learnt_where_the_template_joins_nothing_to_them(models, answered, tmp_path):
+    """A chat's answer begins without a space: with that of a template it is another token, which the teacher said nothing of."""
+    outcome = answered("same", answers=dict.fromkeys(ANSWERS, "the"))
+    with pytest.raises(DataError, match="'the' .*, and the completion is ' the'.*completion_template '{completion}'"):
+        prepared(models, tmp_path / "w", inputs=given(models, outcome, tmp_path), method="alm")
+    inputs = given(models, outcome, tmp_path / "bare", completion_template="{completion}")
+    found = prepared(models, tmp_path / "v", inputs=inputs, method="alm").objective.setting.answered[0]
+    assert found.rows == len(found.pairs) and found.share == 1

@@ -52,12 +52,18 @@ class Answered:
         """Examples that the teacher has something to say of."""
         return sum(pair.count > 0 for pair in self.pairs)
 
+    @property
+    def share(self) -> float:
+        """Of those examples' targets, how many are in chunks."""
+        found = np.concatenate([pair.ours < pair.count for pair in self.pairs if pair.count])
+        return float(found.mean())
+
 
 def open_answered(signals: Path, name: str, rows: Split, dataset: Path, tokenizer: PreTrainedTokenizerBase) -> Answered:
     """The answers in the directory ``signals``, which errors call ``name``, to ``rows``, the training split of ``dataset``.
 
     A row is an answer's where it was prepared from its prompt and completion: its id is their hash. Raises :class:`DataError` where no
-    row is one, where a row does not say its answer, and where no answer's tokens spell it.
+    row is one, where a row does not say its answer, and where no answer has a chunk in its row.
     """
     description = read_description(dataset)
     template, columns = description["template"]["completion_template"], description["columns"]["all"]
@@ -70,16 +76,17 @@ def open_answered(signals: Path, name: str, rows: Split, dataset: Path, tokenize
     waiting = {key: row for row, key in enumerate(rows.sample_ids)}
     pairs = [Pair(np.zeros(size, np.int64), np.zeros(0, np.int64), 0, -1) for size in rows.lengths - rows.first]
     words = [Words(np.zeros(0, np.float32), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))] * len(rows)
-    answer: Row = {}
+    last: Row = {}
     for answer in read_answers(signals):
         key = content_hash({column: answer[column] for column in columns})
         if (row := waiting.pop(key, -1)) < 0:
             continue
+        last = answer | {"whole": texts[key]}
         ours = target_spans(rows.tokens[row], int(rows.first[row]), texts[key], tokenizer, "completion", key)
         theirs, chosen = spans_in(texts[key], answer, template, key)
         lead = [(0, theirs[0][0])] if theirs and theirs[0][0] else []
         pairs[row] = paired(ours, (lead + theirs, len(lead)), row)
-        words[row] = words_of({name: answer[name][chosen] for name in SAID}, ids)
+        words[row] = words_of({column: answer[column][chosen] for column in SAID}, ids)
     if len(waiting) == len(rows):
         raise DataError(
             f"None of the {len(rows)} training rows is an answer of {name}. Prepare the data set that ask_teacher made beside it."
@@ -87,8 +94,9 @@ def open_answered(signals: Path, name: str, rows: Split, dataset: Path, tokenize
     found = Answered(pairs, words)
     if not found.rows:
         raise DataError(
-            f"The tokens of {name} do not spell its answers: {answer['tokens'][:8]}, where the text is {answer['text'][:60]!r}. Tune on "
-            "the answers, or ask an API whose tokens are pieces of its text."
+            f"No tokens of {name} are a piece of a completion that the student cuts alike: of the answer {last['text'][:60]!r} they are "
+            f"{last['tokens'][:8]}, and the completion is {last['whole'][:60]!r}. Where a template joins a space to the first word, "
+            "prepare with completion_template '{completion}'; where tokens do not spell their answer, tune on it instead."
         )
     return found
 
