@@ -96,6 +96,8 @@ class Card:
     preconditions: str
     cost: str
     tasks: tuple[str, ...] = field(default=())
+    enough: tuple[Access, ...] = ()
+    """What of a teacher is enough where ``access`` cannot be had, as an artifact of kind ``signals`` that says so; empty: nothing is."""
     needs: str = ""
     """Optional input of the step that the method needs: ``datasets`` (of each model's task), ``dataset`` (one of all models), or the
     kind of ``statistics`` of each model; of the step edit the method that makes its ``statistics`` or its ``editor``."""
@@ -107,6 +109,11 @@ class Card:
     @property
     def function(self) -> Callable[..., Any]:
         return resolve(self.implementation)
+
+    @property
+    def asks_for(self) -> str:
+        """The access in words."""
+        return ", ".join(self.access) + (f" or {' with '.join(self.enough)}" if self.enough else "")
 
 
 Entry = TypeVar("Entry", Step, Card)

@@ -70,10 +70,22 @@ STEPS.add(
             "teacher_dataset": InputSpec(
                 ("dataset",), "The same rows, prepared in the tokenizer of a teacher that has another one.", required=False
             ),
-            "signals": InputSpec(("signals",), "What teachers said of this data set, made by record_signals.", required=False, many=True),
+            "signals": InputSpec(
+                ("signals",),
+                "What teachers said of this data set, made by record_signals; for alm and hybrid an API's answers, made by ask_teacher.",
+                required=False,
+                many=True,
+            ),
         },
         outputs={"model": "model"},
-        code=("lfm_tasks.distillation", "lfm_tasks.training", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        code=(
+            "lfm_tasks.distillation",
+            "lfm_tasks.training",
+            "lfm_tasks.models",
+            "lfm_tasks.rows",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
         distributed=True,
     )
 )

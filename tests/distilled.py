@@ -87,3 +87,29 @@ def step_gradients(training) -> tuple[float, dict[str, torch.Tensor]]:
     return training.progress.history[0]["loss"], {
         name: one.grad.clone() for name, one in training.parameters.items() if one.grad is not None
     }
+
+
+def chunks_of(ours: list[str], theirs: list[str], text: str) -> list[tuple[list[int], list[int]]]:
+    """Members of each chunk, by walking along the bytes that the tokens' pieces stand for, one piece a byte; chunks that end inside
+    of a character are joined with the next."""
+    ends = []
+    size = 0
+    for character in text:
+        size += len(character.encode())
+        ends.append(size)
+    borders = {0, *ends, ends[-1] + 1}
+    found, i, j, a, b = [], 0, 0, 0, 0
+    here: tuple[list[int], list[int]] = ([], [])
+    while i < len(ours) or j < len(theirs):
+        if a <= b and i < len(ours):
+            here[0].append(i)
+            a += 1 if ours[i] == "END" else len(ours[i])
+            i += 1
+        else:
+            here[1].append(j)
+            b += 1 if theirs[j] == "END" else len(theirs[j])
+            j += 1
+        if a == b and a in borders:
+            found.append(here)
+            here = ([], [])
+    return found

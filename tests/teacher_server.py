@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+Spoken = list[tuple[str, float, dict[str, float]]]
 Faulty = Callable[[int, str], "Fault | None"]
 """What is wrong with the n-th request (from 1), which asks for this text; None: nothing."""
 
@@ -31,10 +32,19 @@ def answer(text: str) -> str:
     return max(text.split(), key=len)
 
 
+def spoken(answer: str, asked: str, count: int) -> Spoken:
+    """Its words, each of the probability 1/2."""
+    tokens = [word if i == 0 else f" {word}" for i, word in enumerate(answer.split(" "))]
+    return [(token, math.log(0.5), top(token, count)) for token in tokens]
+
+
 @dataclass
 class TeacherServer:
+    """``spoken`` says of an answer to a question its tokens, their log-probabilities and so many others' at each place."""
+
     fault: Faulty = lambda count, text: None
     answer: Callable[[str], str] = answer
+    spoken: Callable[[str, str, int], Spoken] = spoken
     key: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
@@ -59,21 +69,19 @@ class TeacherServer:
 
     def reply(self, body: dict[str, Any], path: str) -> dict[str, Any]:
         text, chat = asked(body), path.endswith("/chat/completions")
-        words = self.answer(text).split(" ")
         usage = {"prompt_tokens": cost(text), "completion_tokens": cost(self.answer(text))}
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": self.answer(text)}} if chat else {"text": self.answer(text)}
         if body.get("logprobs"):
-            tokens = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
-            tops = [top(token, body["top_logprobs"] if chat else body["logprobs"]) for token in tokens]
+            said = self.spoken(self.answer(text), text, body["top_logprobs"] if chat else body["logprobs"])
             if chat:
                 content = [
-                    {"token": t, "logprob": p[t], "top_logprobs": [{"token": o, "logprob": v} for o, v in p.items()]}
-                    for t, p in zip(tokens, tops, strict=True)
+                    {"token": token, "logprob": p, "top_logprobs": [{"token": o, "logprob": v} for o, v in others.items()]}
+                    for token, p, others in said
                 ]
                 choice["logprobs"] = {"content": content}
             else:
-                logprobs = [p[t] for t, p in zip(tokens, tops, strict=True)]
+                tokens, logprobs, tops = (list(column) for column in zip(*said, strict=True))
                 choice["logprobs"] = {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops}
         return {"model": f"{body['model']}-0301", "choices": [choice], "usage": usage}
 

@@ -171,12 +171,12 @@ def _methods(options: argparse.Namespace) -> int:
 
     table = Table("Method", "Area", "Title", "Paper", "Access", "Cost", box=None, pad_edge=False)
     for card in cards:
-        table.add_row(card.name, card.area, card.title, card.paper, ", ".join(card.access), card.cost)
+        table.add_row(card.name, card.area, card.title, card.paper, card.asks_for, card.cost)
     Console().print(table)
     return 0
 
 
 def markdown_rows(cards: list[Card]) -> list[str]:
     """A Markdown table of the cards."""
-    rows = [f"| `{card.name}` | {card.area} | {card.title} | {card.paper} | {', '.join(card.access)} | {card.cost} |" for card in cards]
+    rows = [f"| `{card.name}` | {card.area} | {card.title} | {card.paper} | {card.asks_for} | {card.cost} |" for card in cards]
     return ["| method | area | title | paper | access | cost |", "|---|---|---|---|---|---|", *rows]

@@ -5,13 +5,11 @@ Law: read = kept + duplicates + empty + leaked + capped.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import DataError
+from lfm_tasks.rows.ids import content_hash
 from lfm_tasks.rows.reading import SPLITS, RawRow
 from lfm_tasks.seeds import derive_seed
 
@@ -51,10 +49,6 @@ class Counts:
 def normalise(text: str) -> str:
     """Text for comparison: white space collapsed, case folded."""
     return " ".join(text.split()).casefold()
-
-
-def content_hash(values: Iterable[str] | dict[str, str]) -> str:
-    return hashlib.sha256(canonical_json(values if isinstance(values, dict) else list(values))).hexdigest()
 
 
 def make_row(raw: RawRow, columns: list[str], input_columns: list[str], fractions: tuple[float, float], seed: int) -> Row | None:

@@ -13,10 +13,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lfm_tasks.data.config import PrepareConfig
-from lfm_tasks.data.splits import Row, content_hash
+from lfm_tasks.data.splits import Row
 from lfm_tasks.data.templates import Chat, Plain
 from lfm_tasks.errors import DataError
 from lfm_tasks.models.tokenizers import special_frame
+from lfm_tasks.rows.ids import content_hash
 from lfm_tasks.rows.templates import fill
 
 Offsets = list[tuple[int, int]]

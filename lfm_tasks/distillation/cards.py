@@ -1,4 +1,4 @@
-"""Cards of the distillation methods; ``access`` is what they ask of the teacher. Light to import."""
+"""Cards of the distillation methods; ``access`` is what they ask of the teacher, ``enough`` what an API gives. Light to import."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def _hidden(name: str, title: str, implementation: str, config: str, paper: str,
     return _card(name, title, f"hidden:{implementation}", config, paper, access=("logits", "activations"), **given)
 
 
-def _across(name: str, title: str, implementation: str, config: str, paper: str) -> Card:
+def _across(name: str, title: str, implementation: str, config: str, paper: str, **changes: Any) -> Card:
+    given = {
+        "preconditions": "A teacher with another tokenizer, and the same rows prepared for it; texts or completions.",
+        "cost": "A forward pass of the teacher for each pass of the student.",
+    }
     return _card(
         name,
         title,
@@ -48,10 +52,16 @@ def _across(name: str, title: str, implementation: str, config: str, paper: str)
         config,
         paper,
         tasks=("causal_lm",),
-        preconditions="A teacher with another tokenizer, and the same rows prepared for it; texts or completions.",
-        cost="A forward pass of the teacher for each pass of the student.",
         needs="teacher_dataset",
+        **given | changes,
     )
+
+
+ANSWERED: dict[str, Any] = {
+    "enough": ("text", "probabilities"),
+    "preconditions": "A teacher with another tokenizer, and the same rows prepared for it; or an API's answers with log-probabilities.",
+    "cost": "A forward pass of the teacher for each pass of the student, or none where an API has answered.",
+}
 
 
 CARDS = (
@@ -134,6 +144,7 @@ CARDS = (
         "ALM",
         "ChunkConfig",
         "Minixhofer et al. 2025, Cross-Tokenizer Distillation via Approximate Likelihood Matching (arXiv 2503.20083)",
+        **ANSWERED,
     ),
     _across(
         "uld",
@@ -148,6 +159,7 @@ CARDS = (
         "HYBRID",
         "ChunkConfig",
         "Minixhofer et al. 2025 (arXiv 2503.20083), with KL over shared tokens and the rest as one outcome",
+        **ANSWERED,
     ),
     _hidden(
         "tinybert",

@@ -18,7 +18,11 @@ Objective = Literal["auto", "completion", "tokens", "labels"]
 class DistillConfig(TrainingConfig):
     step = "distill"
 
-    method: str = Field("forward_kl", description="How student and teacher are compared.", json_schema_extra=section("Method"))
+    method: str = Field(
+        "forward_kl",
+        description="How student and teacher are compared; an API's answers: by alm or hybrid.",
+        json_schema_extra=section("Method"),
+    )
     alpha: float = Field(
         0.5,
         ge=0,

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lfm_tasks.catalogue import METHODS
+from lfm_tasks.catalogue import METHODS, methods_of
+from lfm_tasks.distillation.across.answered import Answered, open_answered, unanswered
 from lfm_tasks.distillation.across.pairs import TEXTS, Across, pairs, read_texts, shared_tokens
+from lfm_tasks.distillation.black_box.signals import FORM as ANSWERS
 from lfm_tasks.distillation.config import DistillConfig
 from lfm_tasks.distillation.objective import Setting
 from lfm_tasks.distillation.sequences.writing import Writing
-from lfm_tasks.distillation.stored import Recorded, open_signals, places
+from lfm_tasks.distillation.stored import Recorded, Stored, open_signals, places
 from lfm_tasks.distillation.teachers import LogitTeacher, open_teacher
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.models.generating import stop_tokens
@@ -69,14 +71,18 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = model.to(device).requires_grad_(True)
     vocabulary = len(labels) or description["vocabulary"]
-    across = open_across(config, inputs, train, objective)
+    signals = [open_signals(one) for one in all_of(inputs, "signals")] if config.alpha else []
+    answered = open_answers(config, signals, inputs, train, objective, context)
+    local = not answered or "teacher_dataset" in inputs or bool(all_of(inputs, "teachers"))
+    across = open_across(config, inputs, train, objective) if local else None
     asked = read_description(inputs["teacher_dataset"].path) if across else description
-    sources = open_sources(config, inputs, asked, labels, train, device)
+    sources = open_sources(config, inputs, signals, asked, labels, train, device)
     writing = open_writing(config, student, inputs["student"], sources, labels, plan.steps)
+    setting = Setting(config, student, sources, bool(labels), vocabulary, writing, across, answered)
     return Training(
         model=student,
         base=student,
-        objective=METHODS[config.method].function.objective(Setting(config, student, sources, bool(labels), vocabulary, writing, across)),
+        objective=METHODS[config.method].function.objective(setting),
         config=config,
         plan=plan,
         train=train,
@@ -88,10 +94,16 @@ def prepare(config: DistillConfig, model: PreTrainedModel, inputs: Mapping[str, 
 
 
 def open_sources(
-    config: DistillConfig, inputs: Mapping[str, Input], description: dict[str, Any], labels: list[str], train: Split, device: torch.device
+    config: DistillConfig,
+    inputs: Mapping[str, Input],
+    signals: Sequence[Stored],
+    description: dict[str, Any],
+    labels: list[str],
+    train: Split,
+    device: torch.device,
 ) -> list[LogitTeacher | Recorded]:
     """Teachers, then recorded signals; none where alpha is 0. Raises :class:`ConfigError` where there is none to learn from."""
-    teachers, signals = all_of(inputs, "teachers"), all_of(inputs, "signals")
+    teachers = all_of(inputs, "teachers")
     if not config.alpha:
         return []
     if not teachers and not signals:
@@ -101,11 +113,41 @@ def open_sources(
         raise ConfigError(f"{config.method} looks at a teacher's activations, which recorded signals do not hold. Give the teacher itself.")
     sources: list[LogitTeacher | Recorded] = [open_teacher(one, description, labels, card.access, device) for one in teachers]
     offsets = places(train, labels=bool(labels))
-    for one in signals:
-        stored = open_signals(one)
+    for stored in (one for one in signals if one.form != ANSWERS):
         stored.check(train, description["tokenizer_sha256"], labels, config.temperature)
         sources.append(Recorded(stored, offsets, device))
     return sources
+
+
+def open_answers(
+    config: DistillConfig, signals: Sequence[Stored], inputs: Mapping[str, Input], train: Split, objective: str, context: StepContext
+) -> list[Answered]:
+    """Those signals that are an API's answers. Raises :class:`ConfigError` where the method cannot learn from one of ``signals``."""
+    card, found = METHODS[config.method], []
+    for one in signals:
+        if one.form != ANSWERS:
+            if card.needs == "teacher_dataset":
+                raise ConfigError(
+                    f"{config.method} compares texts; {one.reference} was recorded over the student's tokens. Give the teacher with "
+                    "teacher_dataset, or take forward_kl."
+                )
+            continue
+        if not card.enough or not set(card.enough) <= set(one.description["access"]):
+            able = " and ".join(other.name for other in methods_of("distill") if other.enough)
+            raise ConfigError(
+                f"{config.method} needs a teacher's {', '.join(card.access)}; {one.reference} are an API's answers with the "
+                f"log-probabilities of their likeliest tokens, which {able} learn from. Take one of these, or give the teacher itself."
+            )
+        if objective != "completion":
+            raise ConfigError(f"{one.reference} are an API's answers, which are completions; the objective is {objective}. Set it to auto.")
+        tokenizer = open_tokenizer(model_directory(inputs["student"]))
+        answered = open_answered(one.path, one.reference, train, inputs["dataset"].path, tokenizer)
+        context.log(
+            f"{one.reference} has a word on {answered.rows:,} of {len(train):,} rows, and on {answered.share:.0%} of their tokens; others "
+            "learn from their labels alone."
+        )
+        found.append(answered)
+    return found
 
 
 def open_across(config: DistillConfig, inputs: Mapping[str, Input], train: Split, objective: str) -> Across | None:
@@ -119,7 +161,7 @@ def open_across(config: DistillConfig, inputs: Mapping[str, Input], train: Split
     if "teacher_dataset" not in inputs or not all_of(inputs, "teachers"):
         raise ConfigError(
             f"{config.method} needs teachers and the rows in their tokens: give teachers, and as teacher_dataset the same rows, prepared "
-            "with the teacher's model."
+            f"with the teacher's model{'; or the signals of an API' if METHODS[config.method].enough else ''}."
         )
     if objective not in TEXTS:
         raise ConfigError(f"{config.method} matches texts; the objective {objective} has none. Allowed: {', '.join(TEXTS)}.")
@@ -182,6 +224,7 @@ def _summary(training: Training, objective: str, inputs: Mapping[str, Input]) ->
         "teachers": [one.reference for one in all_of(inputs, "teachers")] if training.config.alpha else [],
         "signals": [one.reference for one in all_of(inputs, "signals")] if training.config.alpha else [],
         "examples": len(training.train),
+        **({"rows_without_signals": unanswered(answered)} if (answered := training.objective.setting.answered) else {}),
         "steps": progress.step,
         "steps_planned": training.plan.steps,
         "stopped_early": progress.stopped_early,

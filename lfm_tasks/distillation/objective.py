@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from lfm_tasks.distillation.across.answered import Answered
 from lfm_tasks.distillation.across.pairs import Across
 from lfm_tasks.distillation.config import DistillConfig
 from lfm_tasks.distillation.divergences import log_probabilities
@@ -50,6 +51,8 @@ class Setting:
     """Writes some of the rows in the student's own words."""
     across: Across | None = None
     """The rows in the teacher's tokens too, for the methods that need them."""
+    answered: Sequence[Answered] = ()
+    """Teachers behind APIs, whose answers are the rows' completions."""
 
 
 class Distance(Protocol):

@@ -1,5 +1,7 @@
 """Signals artifacts: what a teacher said of a prepared data set, in parts that are read where they lie.
 
+(What a teacher behind an API said in its answers, of the form ``answers``, is :mod:`lfm_tasks.distillation.across.answered`'s.)
+
 ``signals.json`` describes them; ``part-00000.safetensors``, … hold some rows each, place after place: ``ids`` and ``log_p``
 ``[places, kept]`` (log-probabilities at the temperature 1), ``lse`` ``[places, temperatures]`` such that
 ``log_p / T - lse`` is the log-probability at T, exactly; of samples also ``log_proposal`` ``[places, samples]`` and
@@ -123,4 +125,10 @@ def open_signals(source: Input) -> Stored:
     path = source.path / DESCRIPTION
     if not path.is_file():
         raise InvalidInput(f"{source.reference} has no {DESCRIPTION}: it is no recorded teacher. Make it by the step 'record_signals'.")
-    return Stored(source.reference, source.path, json.loads(path.read_text()))
+    description = json.loads(path.read_text())
+    if "form" not in description:
+        raise InvalidInput(
+            f"{source.reference} has tokens without the answers that they are of. Run ask_teacher again: what was answered is kept, and "
+            "costs nothing."
+        )
+    return Stored(source.reference, source.path, description)

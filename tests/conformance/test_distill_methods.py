@@ -77,6 +77,7 @@ def test_stopped_and_resumed_is_never_stopped_bit_for_bit(toys, tmp_path, card, 
 def test_the_card_says_what_it_is(card, task):
     assert card.area == "distillation" and "arXiv" in card.paper and card.title and card.preconditions and card.cost
     assert "logits" in card.access and "weights" not in card.access
+    assert card.enough == (("text", "probabilities") if card.name in ("alm", "hybrid") else ())
     assert type(DistillConfig(**values(card)).method_config()) is card.config_class
     with pytest.raises(ConfigError, match=f"options of {card.name}: Unknown option 'nonsense'"):
         DistillConfig(method=card.name, options={"nonsense": 1})

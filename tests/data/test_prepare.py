@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.data.prepare import select_rows
-from lfm_tasks.data.splits import content_hash
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.models.tokenizers import tokenizer_digest
+from lfm_tasks.rows.ids import content_hash
 
 
 def test_default_job(prepare, news, tokenizer, toy_tokenizer_directory):

@@ -11,6 +11,7 @@ from scipy.stats import wasserstein_distance
 
 from lfm_tasks.distillation.across.chunks import aligned, boundaries
 from lfm_tasks.distillation.across.losses import chunk_log_likelihoods, likelihood_matching, shared_and_rest, sorted_distance
+from lfm_tasks.distillation.across.pairs import Pair
 from lfm_tasks.distillation.divergences import forward_kl, log_probabilities
 
 
@@ -52,6 +53,12 @@ def test_one_tokenizer_on_both_sides_gives_each_boundary_a_chunk(text, cuts):
     spans = byte_spans(text, cuts)
     found = aligned(spans, spans)
     assert (found.ours == found.theirs).all()
+
+
+def test_where_chunks_begin_is_found_behind_tokens_of_no_chunk():
+    """A space that one side alone has before the text: the numbers of the chunks do not ascend from the first token on."""
+    pair = Pair(ours=np.array([3, 0, 1, 1, 2]), theirs=np.array([3, 3, 0, 0, 1, 2, 3]), count=3, teacher_row=0)
+    assert pair.starts() == [(1, 2), (2, 4), (4, 5)]
 
 
 def test_a_character_of_several_tokens_is_never_cut():

@@ -16,7 +16,7 @@ from lfm_tasks.models.opening import open_causal_lm
 from lfm_tasks.models.tokenizers import open_tokenizer
 from lfm_tasks.step import Input
 from lfm_tasks.training import report
-from tests.distilled import config, given, prepared, strangers
+from tests.distilled import chunks_of, config, given, prepared, strangers
 from tests.tuned import Context
 
 
@@ -50,32 +50,6 @@ def said(side, key: str, temperature: float = 1.0) -> tuple[torch.Tensor, torch.
     targets = ids[first:]
     pieces = [tokenizer.convert_ids_to_tokens([token])[0] for token in targets]
     return log_p, targets, ["END" if token == tokenizer.eos_token_id else piece for token, piece in zip(targets, pieces, strict=True)]
-
-
-def chunks_of(ours: list[str], theirs: list[str], text: str) -> list[tuple[list[int], list[int]]]:
-    """Members of each chunk, by walking along the bytes that the tokens' pieces stand for, one piece a byte; chunks that end inside
-    of a character are joined with the next."""
-    ends = []
-    size = 0
-    for character in text:
-        size += len(character.encode())
-        ends.append(size)
-    borders = {0, *ends, ends[-1] + 1}
-    found, i, j, a, b = [], 0, 0, 0, 0
-    here: tuple[list[int], list[int]] = ([], [])
-    while i < len(ours) or j < len(theirs):
-        if a <= b and i < len(ours):
-            here[0].append(i)
-            a += 1 if ours[i] == "END" else len(ours[i])
-            i += 1
-        else:
-            here[1].append(j)
-            b += 1 if theirs[j] == "END" else len(theirs[j])
-            j += 1
-        if a == b and a in borders:
-            found.append(here)
-            here = ([], [])
-    return found
 
 
 def expected(sides, method: str, alpha: float, temperature: float, chunk_temperature: float) -> float:

@@ -32,8 +32,8 @@ class Pair:
 
     def starts(self) -> list[tuple[int, int]]:
         """Targets (ours, theirs) that begin a chunk: what comes before them is the same text on both sides."""
-        first_ours, first_theirs = (np.searchsorted(side, np.arange(self.count)) for side in (self.ours, self.theirs))
-        return list(zip(first_ours.tolist(), first_theirs.tolist(), strict=True))
+        ours, theirs = (np.unique(side, return_index=True)[1][: self.count].tolist() for side in (self.ours, self.theirs))
+        return list(zip(ours, theirs, strict=True))
 
     def single(self) -> NDArray[np.bool_]:
         """Of each chunk, whether it is one token on both sides."""
@@ -71,7 +71,7 @@ def pairs(
             target_spans(split.tokens[index], int(split.first[index]), texts[key], tokenizer, objective, key)
             for (split, index), tokenizer in zip(sides, tokenizers, strict=True)
         ]
-        found.append(_pair(*spans, places[key]))
+        found.append(paired(*spans, places[key]))
     return found
 
 
@@ -97,7 +97,8 @@ def target_spans(
     )
 
 
-def _pair(ours: tuple[Spans, int], theirs: tuple[Spans, int], teacher_row: int) -> Pair:
+def paired(ours: tuple[Spans, int], theirs: tuple[Spans, int], teacher_row: int) -> Pair:
+    """Of spans as :func:`target_spans` gives them; a chunk that holds what is no target is none."""
     found = aligned(ours[0], theirs[0])
     lost = [*found.ours[: ours[1]], *found.theirs[: theirs[1]]]
     names = np.full(found.count + 1, -1)
@@ -115,9 +116,14 @@ def read_texts(directory: Path, objective: str) -> dict[str, str]:
 
 def shared_tokens(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
     """Ids ``[shared]`` of the tokens that stand for the same text within a text, ours and theirs, in one order."""
-    by_text = [{text: token for token, text in reversed(list(enumerate(token_texts(one)))) if text} for one in (ours, theirs)]
+    by_text = [ids_by_text(one) for one in (ours, theirs)]
     common = sorted(by_text[0].keys() & by_text[1].keys())
     return tuple(torch.tensor([side[text] for text in common], dtype=torch.long) for side in by_text)
+
+
+def ids_by_text(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Of the :func:`token_texts`; of two tokens with one text the first."""
+    return {text: token for token, text in reversed(list(enumerate(token_texts(tokenizer)))) if text}
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Any
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.distillation.black_box.config import AskTeacherConfig
 from lfm_tasks.distillation.black_box.questions import Question, read_questions
-from lfm_tasks.distillation.black_box.signals import write_signals
-from lfm_tasks.distillation.texts.answers import Asked, make_rows
+from lfm_tasks.distillation.black_box.signals import Told, write_signals
+from lfm_tasks.distillation.texts.answers import Asked, bounds, make_rows
 from lfm_tasks.distillation.texts.files import write_rows
 from lfm_tasks.errors import DataError
 from lfm_tasks.step import Input, Outcome, Output, StepContext
@@ -37,17 +37,23 @@ def run(config: AskTeacherConfig, inputs: Mapping[str, Input], context: StepCont
     described = {"format": 1, "teacher": asked.teacher, "decoding": asked.decoding, "spent": asked.spent, "rows": len(rows)}
     directory = context.workdir / "dataset"
     write_rows(rows, directory, "teacher.json", described | read | {"dropped": dropped})
-    outputs = {"dataset": Output("dataset", directory)} | _signals(questions, asked, rows, context)
+    outputs = {"dataset": Output("dataset", directory)} | _signals(questions, asked, rows, config, context)
     counts = read | dict(asked.counts) | dropped | {"rows": len(rows)}
     context.log(f"{len(rows)} rows; dropped: {dropped['empty']} empty, {dropped['duplicates']} written twice.")
     summary = {"teacher": asked.teacher, "spent": asked.spent, **counts}
     return Outcome(outputs, {f"asked/{name}": float(value) for name, value in counts.items()}, summary)
 
 
-def _signals(questions: list[Question], asked: Asked, rows: list[dict[str, Any]], context: StepContext) -> dict[str, Output]:
+def _signals(
+    questions: list[Question], asked: Asked, rows: list[dict[str, Any]], config: AskTeacherConfig, context: StepContext
+) -> dict[str, Output]:
     kept = {row["request_sha256"] for row in rows}
     pairs = ((one, question) for question, answers in zip(questions, asked.answers, strict=True) for one in answers)
-    answered = [(one.request_sha256, question.prompt, one.places) for one, question in pairs if one.places and one.request_sha256 in kept]
+    answered = [
+        Told(one.request_sha256, question.prompt, one.text, *bounds(one.text, question.asked, config.stop), one.places)
+        for one, question in pairs
+        if one.places and one.request_sha256 in kept
+    ]
     if not answered:
         return {}
     directory = context.workdir / "signals"

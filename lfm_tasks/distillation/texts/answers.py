@@ -47,10 +47,16 @@ def cleaned(text: str, asked: str, stop: Iterable[str]) -> str:
 
     What joins prompt and completion (a space, a line break) is the completion template's of the step *prepare*.
     """
-    if echoes(text, asked):
-        text = text.lstrip()[len(asked.strip()) :]
-    ends = [place for place in (text.find(one) for one in stop) if place >= 0]
-    return text[: min(ends, default=len(text))].strip()
+    start, end = bounds(text, asked, stop)
+    return text[start:end]
+
+
+def bounds(text: str, asked: str, stop: Iterable[str]) -> tuple[int, int]:
+    """Where in ``text`` that lies which :func:`cleaned` keeps."""
+    start = len(text) - len(text.lstrip()) + len(asked.strip()) if echoes(text, asked) else 0
+    end = min((place for place in (text.find(one, start) for one in stop) if place >= 0), default=len(text))
+    kept = text[start:end]
+    return start + len(kept) - len(kept.lstrip()), start + len(kept.rstrip())
 
 
 def make_rows(questions: Sequence[Question], asked: Asked, stop: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
