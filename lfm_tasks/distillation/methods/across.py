@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class AcrossDistillation(CrossEntropy):
         return [asked(self, one, batch, *rows) for (asked, one, _), *rows in zip(self.teachers, chosen, shares, strict=True)]
 
 
-class _Compared:
+class _Compared(ABC):
     """What one teacher said of the rows of a batch, in its own tokens. ``shares`` [rows] weigh the rows."""
 
     def __init__(self, objective: AcrossDistillation, pairs: list[Pair], shares: NDArray[np.float64]) -> None:
@@ -97,13 +98,13 @@ class _Compared:
         self.weights = torch.from_numpy(np.repeat(shares, [len(pair.ours) for pair in pairs]).astype(np.float32))
         self.places = self._paired()
 
+    @abstractmethod
     def log_target(self) -> Tensor:
         """[n] log-probabilities of the teacher's own targets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compared(self, logits: Tensor, theirs: NDArray[np.int64]) -> Tensor:
         """[n] distances of the distributions: the student's of ``logits`` [n, vocabulary], the teacher's at its targets ``theirs``."""
-        raise NotImplementedError
 
     def chunks(self, log_q: Tensor) -> Tensor:
         """Sum over the chunks of the batch; ``log_q`` [n] are the student's log-probabilities of its targets."""
