@@ -52,6 +52,15 @@ def test_params_are_written_once_and_not_with_each_task(dagbag):
         assert str(written["tasks"]).count("'source': 'dag'") == 0, dag.dag_id
 
 
+def test_the_dag_of_the_readme_is_one(airflow_database, tmp_path):
+    from airflow.dag_processing.dagbag import DagBag
+
+    code = (ROOT / "README.md").read_text().partition("### A DAG of your own")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "tune_weekly.py").write_text(code)
+    found = DagBag(str(tmp_path))
+    assert found.import_errors == {} and len(found.dags["tune_weekly"].tasks) == 3
+
+
 def test_every_field_has_a_title_and_a_section(dagbag):
     for dag in dagbag.dags.values():
         for name in dag.params:
