@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ class Climb:
 def subject_rows(editing: Editing, facts: Sequence[Fact], contexts: Sequence[str]) -> SubjectRows:
     encoded = [encode(editing.tokenizer, fact, fact.target_new, context) for fact in facts for context in contexts]
     return SubjectRows(tuple(torch.tensor(one.input_ids[: one.subject_last + 1]) for one in encoded), len(contexts))
+
+
+def opening_rows(editing: Editing, facts: Sequence[Fact]) -> SubjectRows:
+    """Each subject as the first words of a text, whatever its prompt."""
+    return subject_rows(editing, [replace(fact, prompt="{}") for fact in facts], [""])
 
 
 def batches(order: Sequence[int], lengths: Sequence[int], tokens: int | None = None, like: float = math.inf) -> list[list[int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lfm_tasks.editing import solvers
 from lfm_tasks.editing.contexts import fixed_contexts, mean_weights, sampled_contexts
 from lfm_tasks.editing.filters import rect
-from lfm_tasks.editing.keys import Climb, subject_rows
+from lfm_tasks.editing.keys import Climb, opening_rows, subject_rows
 from lfm_tasks.editing.method import Edit, Editing
 from lfm_tasks.editing.methods.config import BatchOptions, LocatedOptions, RomeOptions
 from lfm_tasks.editing.moments import Isotropic, KeyMoments, moments_of
@@ -76,11 +76,12 @@ def locate_and_edit(editing: Editing, facts: Sequence[Fact], sites: Sequence[Sit
     targets = _targets(editing, facts, contexts, last, modules, options)
     wanted, length = anchored(targets, editing.state.get(LENGTH) if options.anchor else None)
     climb = Climb(subject_rows(editing, facts, contexts if recipe.keys == "contexts" else contexts[:1]), editing)
+    openings = Climb(opening_rows(editing, facts), editing) if options.openings else None
     state: dict[str, Tensor] = {LENGTH: length} if options.anchor else {}
     changes, measured = [], []
     with restored(editing.model, [site.name for site in sites]):
         for place, (site, known) in enumerate(zip(sites, moments, strict=True)):
-            written = _Layer(editing, site, known, climb, options, recipe)
+            written = _Layer(editing, site, known, climb, openings, options, recipe)
             change = written.solve(modules[-1], wanted.double(), recipe.divisor(len(sites) - place))
             changes.append(change)
             state |= written.state
@@ -119,8 +120,18 @@ def anchored(targets: Targets, length: Tensor | None) -> tuple[Tensor, Tensor]:
 class _Layer:
     """One layer's solve."""
 
-    def __init__(self, editing: Editing, site: Site, moments: KeyMoments, climb: Climb, options: BatchOptions, recipe: Recipe) -> None:
-        self.editing, self.site, self.moments, self.climb, self.options, self.recipe = editing, site, moments, climb, options, recipe
+    def __init__(
+        self,
+        editing: Editing,
+        site: Site,
+        moments: KeyMoments,
+        climb: Climb,
+        openings: Climb | None,
+        options: BatchOptions,
+        recipe: Recipe,
+    ) -> None:
+        self.editing, self.site, self.moments, self.options, self.recipe = editing, site, moments, options, recipe
+        self.climb, self.openings = climb, openings
         self.state: dict[str, Tensor] = {}
 
     def solve(self, module: nn.Module, wanted: Tensor, divisor: float) -> LowRank:
@@ -131,6 +142,8 @@ class _Layer:
         keys = solvers.mixed(contextual.double(), fact, mix)
         now = given[:, 0].double()[fact].T if self.recipe.measured == "bare" else solvers.mixed(given.double(), fact, mix)
         residuals = (wanted[fact].T - now) / divisor
+        if self.openings:
+            fact, keys, residuals = self._with_openings(self.openings, fact, keys, residuals)
         directions = self.recipe.directions(self.moments, keys, self.options)
         self.strengths = torch.zeros(len(wanted), dtype=torch.float64)
         self.strengths.scatter_reduce_(0, fact, solvers.strengths(keys, directions), "amax")
@@ -141,6 +154,13 @@ class _Layer:
         change = self._filtered(change) if self.options.filter == "rect" else change
         self.relative = float(change.stored.norm() / self.site.matrix.norm())
         return change
+
+    def _with_openings(self, openings: Climb, fact: Tensor, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With a column for each fact whose subject has another key where it opens a text: moved there as at the fact's first column."""
+        opening = openings.states([self.site.module], following=self.site.layer)[0][:, 0].double().T
+        more = solvers.unlike(keys, fact, opening)
+        first = torch.searchsorted(fact, more)
+        return torch.cat([fact, more]), torch.cat([keys, opening[:, more]], 1), torch.cat([residuals, residuals[:, first]], 1)
 
     def _earlier(self, keys: Tensor) -> tuple[Tensor, Tensor] | None:
         """Keys of earlier rounds and their directions; those of this round are handed on with them."""

@@ -60,8 +60,8 @@ def make_plan(editing: Editing, config: EditConfig, facts: Sequence[Fact], probl
     fit, bad = located(editing, facts, options)
     rounds = plan_rounds(fit, config.round_size, method.most) if fit else []
     sites = edited_sites(editing.decoder, options) if isinstance(options, LocatedOptions) else []
-    two = 2 if isinstance(options, LocatedOptions) and options.two_keys and options.prefixes else 1
-    ranks = (len(fit), two * len(fit)) if sites else (0, 0)
+    most = 1 + (options.two_keys and options.prefixes > 0) + options.openings if isinstance(options, LocatedOptions) else 1
+    ranks = (len(fit), most * len(fit)) if sites else (0, 0)
     numbers = [sum(rank * sum(site.matrix.shape) for site in sites) for rank in ranks]
     return Plan(
         rounds=tuple(len(one) for one in rounds),

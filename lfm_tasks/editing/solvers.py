@@ -102,6 +102,13 @@ def columns(contextual: Tensor, weights: Tensor, two_keys: bool) -> tuple[Tensor
     return torch.tensor(fact), torch.stack(mix), cosine
 
 
+def unlike(keys: Tensor, fact: Tensor, others: Tensor) -> Tensor:
+    """Facts whose key in ``others`` [d_k, n] is unlike (cosine < ``COSINE``) each of those that they have among ``keys`` [d_k, m]."""
+    cosine = torch.nn.functional.cosine_similarity(keys, others[:, fact], dim=0)
+    nearest = cosine.new_full((others.shape[1],), -1.0).scatter_reduce(0, fact, cosine, "amax")
+    return (nearest < COSINE).nonzero()[:, 0]
+
+
 def mixed(contextual: Tensor, fact: Tensor, mix: Tensor) -> Tensor:
     """[n, contexts, width] to the columns [width, m] of :func:`columns`."""
     return (contextual[fact] * mix[..., None]).sum(1).T

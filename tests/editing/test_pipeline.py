@@ -101,6 +101,34 @@ def test_two_keys_write_the_bare_prompt_and_the_others(editing):
         torch.testing.assert_close(made.changes[0].left @ (made.changes[0].right.T @ key), shift, atol=1e-4, rtol=1e-3)
 
 
+def opening_key(editing, layer, subject):
+    seen = []
+    with editing.decoder.site(layer).module.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, -1])):
+        editing.model(torch.tensor([editing.tokenizer(subject)["input_ids"]]))
+    return seen[0]
+
+
+@pytest.mark.parametrize("method", ["rome", "emmet"])
+def test_a_fact_is_written_as_well_where_its_subject_opens_a_text(editing, method, monkeypatch):
+    """Exactly, where the keys are equality constraints: W k gets the same shift as at the bare prompt."""
+    monkeypatch.setattr(pipeline.solvers, "COSINE", 0.999)
+    fact = replace(FACTS[0], prompt="Article about {} scored in the", subject="market")
+    layer = {"rome": {"layer": 0}, "emmet": {"layers": [0], "ridge_share": 0.0}}[method] | {"steps": 6, "two_keys": False}
+    (without,), (change,) = (edit(method, editing, [fact], **layer, openings=one).changes for one in (False, True))
+    assert (without.left.shape[1], change.left.shape[1]) == (1, 2)
+    keys = torch.stack([key_at(editing, 0, fact, context) for context in fixed_contexts(2)])
+    weights = mean_weights(3, "equal" if method == "rome" else "halves").float()
+    moved = [change.left @ (change.right.T @ key) for key in (weights @ keys, opening_key(editing, 0, "market"))]
+    torch.testing.assert_close(*moved, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(moved[0], without.left @ (without.right.T @ (weights @ keys)), atol=1e-4, rtol=1e-3)
+
+
+def test_a_subject_that_opens_its_prompt_has_no_further_key(editing):
+    fact = replace(FACTS[0], prompt="{} scored in the", subject="Article")
+    found = [edit("rome", editing, [fact], layer=0, steps=6, openings=one).changes[0] for one in (False, True)]
+    assert torch.equal(*(one.left @ one.right.T for one in found))
+
+
 def test_the_original_rome_is_too_large_by_the_ratio_of_its_two_keys(editing):
     """Meng et al.'s code: the direction by the mean key, the denominator by the bare prompt's. Ours has one key in all three places."""
     fact = replace(FACTS[0], prompt="{} scored in the", subject="Article")

@@ -42,6 +42,8 @@ def test_with_two_keys_the_plan_is_a_range_around_the_edit(inputs, tmp_path):
     planned = planning.run(config(options=options), inputs, Context(tmp_path / "plan")).summary["bytes"]
     done = edit.run(config(options=options), inputs, Context(tmp_path / "edit")).metrics["numbers_kept"]
     assert planned[0] <= 4 * done <= planned[1] == 2 * planned[0]
+    with_openings = planning.run(config(options=options | {"openings": True}), inputs, Context(tmp_path / "openings")).summary["bytes"]
+    assert with_openings == [planned[0], 3 * planned[0]]
 
 
 def test_every_conflict_is_named_and_the_others_are_planned(inputs, tmp_path):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lfm_tasks.editing.filters import prune, rect
 from lfm_tasks.editing.moments import RIDGE, RIDGE_OF_FEW, KeyMoments
-from lfm_tasks.editing.solvers import COSINE, columns, direct, mixed, project, solve, strengths
+from lfm_tasks.editing.solvers import COSINE, columns, direct, mixed, project, solve, strengths, unlike
 from lfm_tasks.errors import DataError
 
 D, WIDTH, FACTS = 40, 96, 7
@@ -209,6 +209,13 @@ def test_a_fact_has_two_keys_where_one_cannot_be_near_both():
     change = solve(RESIDUALS[:, [0, 1, 1]], keys, whitened(keys), 0.0).change
     close(change @ contextual[1, 0], RESIDUALS[:, 1], 1e-10)
     assert columns(contextual, weights, False)[0].tolist() == [0, 1]
+
+
+def test_a_key_is_unlike_those_of_its_fact_where_it_is_near_to_none():
+    keys = torch.eye(4, dtype=torch.float64)[:, [0, 1, 2]]
+    others = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.2, 0.0, 1.0, 0.0]], dtype=torch.float64).T
+    assert unlike(keys, torch.tensor([0, 0, 1]), others).tolist() == []
+    assert unlike(keys, torch.tensor([0, 1, 1]), others).tolist() == [0]
 
 
 def test_rect_keeps_the_largest_shares():
