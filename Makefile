@@ -24,8 +24,9 @@ demo-distill: $(READY)
 up: $(READY)
 	$(BIN)/python -m lfm_tasks.cli up
 
+# Three at a time on two cores: tests of whole stacks wait more than they work.
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Merges beside mergekit's and FusionBench's, each in an environment of its own that this makes; make test skips what it cannot make.
 test-oracle: $(READY)
