@@ -167,6 +167,10 @@ def wait_for_dags(stack: Stack, *dag_ids: str, seconds: float = 180) -> None:
         stack.airflow.unpause(dag_id)
 
 
+def pause(stack: Stack, dag_id: str) -> None:
+    stack.airflow._call("PATCH", f"dags/{dag_id}", {"is_paused": True})
+
+
 def write_inputs(directory: Path) -> None:
     """A toy decoder and 240 rows whose topic one word gives away."""
     make_llama(directory / "model")
