@@ -36,14 +36,16 @@ ROWS = 96
 KEY_MOMENTS = "key_moments"
 ROUND = 4
 ALL = 0
-PLANS = {
-    "rome, one by one": ("rome", ALL),
-    "memit": ("memit", ALL),
-    "memit, rounds of 4": ("memit", ROUND),
-    **{name: (name, ALL) for name in ("emmet", "pmet", "alphaedit", "ft_m", "ft_l", "lora_edit", "ultraedit")},
-    **{name: (name, ALL) for name in ("mend", "malmen", "grace", "wise", "serac_trained")},
+Plan = tuple[str, int, dict[str, Any]]
+"""Method, how many facts are written at once, and options."""
+PLANS: dict[str, Plan] = {
+    "rome, one by one": ("rome", ALL, {}),
+    "memit": ("memit", ALL, {}),
+    "memit, rounds of 4": ("memit", ROUND, {}),
+    "memit, rounds of 4, openings": ("memit", ROUND, {"openings": True}),
+    **{name: (name, ALL, {}) for name in ("emmet", "pmet", "alphaedit", "ft_m", "ft_l", "lora_edit", "ultraedit")},
+    **{name: (name, ALL, {}) for name in ("mend", "malmen", "grace", "wise", "serac_trained")},
 }
-"""Method, and how many facts are written at once."""
 UNEDITED = "unedited"
 COLUMNS = (*METRICS, "retention", "cpu_seconds", "training_cpu_seconds")
 
@@ -57,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     plans = {name: plan for name, plan in PLANS.items() if not options.methods or plan[0] in options.methods}
     general = prepared(demo_edit.GENERAL, 1.0)
-    moments = key_moments() if any(METHODS[method].needs == KEY_MOMENTS for method, _ in plans.values()) else ""
+    moments = key_moments() if any(METHODS[method].needs == KEY_MOMENTS for method, _, _ in plans.values()) else ""
     typed = run("import_facts", {"data": f"starter://{demo_edit.FACTS}"}).outputs["dataset"]
     known = run("evaluate_edits", {"model": MODEL, "facts": typed}, mode="known").outputs["known"]
     facts = read_facts(directory(known, "dataset"))
@@ -102,7 +104,7 @@ class Given:
     steps: int
 
 
-def one_seed(plans: Mapping[str, tuple[str, int]], facts: Sequence[Fact], given: Given, seed: int) -> dict[str, dict[str, float]]:
+def one_seed(plans: Mapping[str, Plan], facts: Sequence[Fact], given: Given, seed: int) -> dict[str, dict[str, float]]:
     """The figures of :data:`COLUMNS` of the unedited model and of each plan."""
     half = math.ceil(len(facts) / 2 / ROUND) * ROUND if len(facts) > ROUND else len(facts) // 2
     parts = {"first": facts[:half], "second": facts[half:], "all": facts}
@@ -110,9 +112,9 @@ def one_seed(plans: Mapping[str, tuple[str, int]], facts: Sequence[Fact], given:
     general = given.general
     bases = {name: run("evaluate_edits", asked(MODEL, data[name], general)) for name in ("first", "all")}
     found = {UNEDITED: figures(bases["all"].metrics)}
-    for name, (method, size) in plans.items():
+    for name, (method, size, more) in plans.items():
         needed, training = needs(method, data["all"], given, seed)
-        values = {"method": method, "round_size": size, "seed": seed, "guard": "off"}
+        values = {"method": method, "round_size": size, "seed": seed, "guard": "off", "options": more}
         first = run("edit", {"model": MODEL, "facts": data["first"]} | needed, **values)
         second = run("edit", {"model": first.outputs["adapter"], "facts": data["second"]} | needed, **values)
         early, late = (
