@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context
@@ -23,6 +23,8 @@ from lfm_tasks.runner.launcher import Child
 from lfm_tasks.settings import settings
 from lfm_tasks.step import numbered
 from lfm_tasks.steps import STEPS
+
+Planned = TypeVar("Planned")
 
 NOTHING = ""
 """What a skipped task hands on: the tasks after it go on without that input."""
@@ -192,6 +194,16 @@ def check_params(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
     for name in given:
         if name not in declared:
             raise ConfigError(unknown_name("Param", name, declared))
+
+
+def of_params(context: Context, plan: Callable[[dict[str, Any]], Planned]) -> Planned:
+    """What ``plan`` makes of the run's Params. What is refused would be refused again: the task fails without a retry."""
+    params = dict(context["params"])
+    try:
+        check_params(params, context["dag"].params)
+        return plan(params)
+    except ConfigError as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def mapped_outputs(context: Context, task_id: str, output: str, count: int) -> list[str | None]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context, Param
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.form import config_fields, config_values, override
-from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
+from lfm_tasks.operators.base import StepOperator, mapped_outputs, of_params
 from lfm_tasks.operators.editing import FIND, EvaluateEditsOperator, ImportFactsOperator
 from lfm_tasks.operators.params import airflow_params, reference_param
 from lfm_tasks.runner.job import Job, JobResult, numbered_inputs
@@ -68,12 +68,7 @@ class PlanLayersOperator(BaseOperator):
     """The shards of *sweep_edit_layers*, where the layers are looked for; checked before anything runs."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        params = dict(context["params"])
-        try:
-            check_params(params, context["dag"].params)
-            planned = sweeps(params)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
+        planned = of_params(context, sweeps)
         if not planned:
             raise AirflowSkipException("The layers to edit are not looked for.")
         return planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.catalogue import METHODS, methods_of
 from lfm_tasks.errors import ConfigError, unknown_name
-from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
+from lfm_tasks.operators.base import StepOperator, mapped_outputs, of_params
 from lfm_tasks.runner.job import Job, numbered_inputs
 
 BASE = "base"
@@ -21,13 +22,8 @@ class PlanMergeOperator(BaseOperator):
     """Inputs of *prepare*, one for each of the Param ``data``."""
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        params = dict(context["params"])
-        try:
-            check_params(params, context["dag"].params)
-            methods(params), mixtures(params)
-            return sources(params)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
+        *_, inputs = of_params(context, lambda params: (methods(params), mixtures(params), sources(params)))
+        return inputs
 
 
 def methods(params: Mapping[str, Any]) -> list[str]:
@@ -171,9 +167,9 @@ class ResultsOperator(AfterPrepareOperator):
         context["ti"].xcom_push(key="judged", value=judged)
         return inputs
 
+    @abstractmethod
     def results(self, context: Context) -> tuple[str, dict[str, Any]]:
         """The one that the gate is asked about, and what the steps said that made them, by their names in tables."""
-        raise NotImplementedError
 
 
 def made(context: Context, task_id: str, names: list[str]) -> dict[str, Any]:

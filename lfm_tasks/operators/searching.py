@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.catalogue import METHODS
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, unknown_name
 from lfm_tasks.form import config_values, override
-from lfm_tasks.operators.base import check_params
+from lfm_tasks.operators.base import of_params
 from lfm_tasks.operators.merging import AfterPrepareOperator, ResultsOperator, made, sources
 from lfm_tasks.steps import STEPS
 
@@ -21,13 +20,7 @@ class PlanSearchOperator(BaseOperator):
     """Inputs of *prepare*, one for each of the Param ``data``; every method's search is checked before anything runs."""
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        params = dict(context["params"])
-        try:
-            check_params(params, context["dag"].params)
-            planned = searches(params)
-            inputs = sources(params)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
+        planned, inputs = of_params(context, lambda params: (searches(params), sources(params)))
         self.log.info("%d searches: %s", len(planned), planned)
         return inputs
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.form import config_values, override
-from lfm_tasks.operators.base import StepOperator, check_params, mapped_outputs
+from lfm_tasks.operators.base import StepOperator, mapped_outputs, of_params
 from lfm_tasks.runner.job import Job, JobResult, numbered_inputs
 from lfm_tasks.selection.config import SweepConfig, training_tflop
 from lfm_tasks.steps import STEPS
@@ -21,12 +20,7 @@ class PlanSweepOperator(BaseOperator):
     """The candidates of the Params ``sweep_grid`` or ``sweep_configs``: what each sets, checked as configs of *tune*."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        params = dict(context["params"])
-        try:
-            check_params(params, context["dag"].params)
-            candidates = plan(params)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
+        candidates = of_params(context, plan)
         self.log.info("%d candidates: %s", len(candidates), candidates)
         return candidates
 
