@@ -17,8 +17,9 @@ from lfm_tasks.artifacts.store import Store
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.facts.reading import parse_fact, write_facts
 from lfm_tasks.form import form_fields
+from lfm_tasks.operators.editing import FIND
 from lfm_tasks.settings import Settings
-from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, alone, choose, demo_edit, found_layer, keep_sweep, known_rows, plans
+from lfm_tasks.stack.demo_edit import DEFAULT_METHODS, SWEEP, alone, choose, demo_edit, found_layer, keep_sweep, known_rows, plans
 from lfm_tasks.stack.edited import METRICS, UNEDITED, Edited, by_age, edited, one_line_each, table, unedited
 from lfm_tasks.stack.edited_figure import draw
 from lfm_tasks.steps import STEPS
@@ -45,6 +46,7 @@ def test_a_layer_is_found_for_the_first_method_that_writes_into_layers(store, tm
     assert [(plan.method, plan.conf["edit_round_size"]) for plan in found_layer(["ft_m", "rome", "memit"], 12)] == [("ft_m", 0)]
     assert [(plan.method, plan.conf["edit_round_size"]) for plan in found_layer(["mend", "rome"], 12)] == [("rome", 1)]
     assert list(found_layer(["mend"], 12)) == []
+    assert SWEEP["layers"] == FIND, "the form's own word"
     (tmp_path / "report" / "figures").mkdir(parents=True)
     (tmp_path / "report" / "figures" / "sweep.png").write_bytes(b"picture")
     record = {"outputs": {"report": {"sha256": store.commit(tmp_path / "report", "report").sha256}}}
