@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from lfm_tasks.operators.base import StepOperator
 from lfm_tasks.operators.connections import teacher_key
@@ -17,39 +16,15 @@ from lfm_tasks.runner.job import Job
 
 
 class CutStudentOperator(StepOperator):
-    """A smaller model from a teacher's layers and units.
-
-    :param unless: Param that names a student; where it is filled in, nothing is cut.
-    """
+    """A smaller model from a teacher's layers and units."""
 
     step = "cut_student"
 
-    def __init__(self, *, unless: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unless = unless
-
-    def job(self, context: Context) -> Job:
-        if self.unless and context["params"][self.unless]:
-            raise AirflowSkipException(f"The student is {context['params'][self.unless]}.")
-        return super().job(context)
-
 
 class RecordSignalsOperator(StepOperator):
-    """What a teacher says of a data set, once for all epochs and students.
-
-    :param when: Param that asks for it.
-    """
+    """What a teacher says of a data set, once for all epochs and students."""
 
     step = "record_signals"
-
-    def __init__(self, *, when: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.when = when
-
-    def job(self, context: Context) -> Job:
-        if self.when and not context["params"][self.when]:
-            raise AirflowSkipException(f"Nothing is recorded: '{self.when}' is off.")
-        return super().job(context)
 
 
 class DistillOperator(StepOperator):
