@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError, unknown_name
-from lfm_tasks.registry import Step
+from lfm_tasks.registry import Card, Step
 
 OPTIONS = "options"
 """Config field that holds the chosen method's own options; the form shows each option as a field of its own."""
 
 
-def form_fields(step: Step, prefix: str, defaults: Mapping[str, Any] | None = None, skip: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+def form_fields(
+    step: Step,
+    prefix: str,
+    defaults: Mapping[str, Any] | None = None,
+    skip: Iterable[str] = (),
+    methods: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
     """JSON schemas of the step's fields, by Param name ``<prefix>_<field>``; ``default`` holds the value.
 
-    Raises :class:`ConfigError` when ``defaults`` names no field of the step.
+    :param methods: those that may be chosen, with options of theirs alone; empty for all.
+
+    Raises :class:`ConfigError` when ``defaults`` names no field of the step, or ``methods`` none of its methods.
     """
     defaults = dict(defaults or {})
     fields = _config_fields(step.config_class, step.title)
     if OPTIONS in fields:
         del fields[OPTIONS]
-        fields |= _option_fields(step)
-        cards = step.config_class.methods()
+        fields |= _option_fields(step, methods)
+        cards = _offered(step, methods)
         fields["method"]["enum"] = [card.name for card in cards]
         fields["method"]["values_display"] = {card.name: card.title for card in cards}
     for name, value in defaults.items():
@@ -108,11 +116,18 @@ def _text(value: Any, default: Any) -> Any:
     return "" if value is None and default == "" else value
 
 
-def _option_fields(step: Step) -> dict[str, dict[str, Any]]:
-    """Every option of every method of the step, empty by default, saying which methods take it."""
+def _offered(step: Step, methods: Sequence[str]) -> list[Card]:
+    cards = {card.name: card for card in step.config_class.methods()}
+    if unknown := [name for name in methods if name not in cards]:
+        raise ConfigError(unknown_name(f"method of step {step.name}", unknown[0], cards))
+    return [card for card in cards.values() if not methods or card.name in methods]
+
+
+def _option_fields(step: Step, methods: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Every option of the step's methods, empty by default, saying which methods take it."""
     takers: dict[str, dict[str, list[str]]] = {}
     fields: dict[str, dict[str, Any]] = {}
-    for card in step.config_class.methods():
+    for card in _offered(step, methods):
         for name, schema in _config_fields(card.config_class, f"{step.title}: method options").items():
             takers.setdefault(name, {}).setdefault(repr(schema.get("default")), []).append(card.name)
             fields.setdefault(name, schema)

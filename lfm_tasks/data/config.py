@@ -107,6 +107,12 @@ class PrepareConfig(Config):
         description="Column that names the split, for split_by column.",
         json_schema_extra=_section("Splits"),
     )
+    group_column: str = Field(
+        "",
+        max_length=128,
+        description="Column whose equal values keep rows in one split, as equal prompts do, e.g. that of a document; empty for none.",
+        json_schema_extra=_section("Splits", advanced=True),
+    )
     validation_fraction: float = Field(
         0.1, ge=0, le=1, description="Share of rows for validation, where the data do not say.", json_schema_extra=_section("Splits")
     )
@@ -173,8 +179,8 @@ class PrepareConfig(Config):
             "classification": [self.label_column],
             "text": [],
         }
-        parts = [self.part_column] if self.part_column else []
-        return list(dict.fromkeys([*self.input_columns, *outputs[self.task], *parts]))
+        beside = [column for column in (self.part_column, self.group_column) if column]
+        return list(dict.fromkeys([*self.input_columns, *outputs[self.task], *beside]))
 
     @property
     def has_labels(self) -> bool:

@@ -89,3 +89,8 @@ class PrepareImagesConfig(Config):
     def part_column(self) -> str:
         """Images have no parts with shares of the loss."""
         return ""
+
+    @property
+    def group_column(self) -> str:
+        """Nor groups that stay together."""
+        return ""

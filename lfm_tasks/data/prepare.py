@@ -91,7 +91,7 @@ def selected(config: PrepareConfig | PrepareImagesConfig, raw: list[RawRow]) -> 
     """The rows that are kept, in hash order, and what became of the others."""
     columns, fractions = config.columns, (config.validation_fraction, config.test_fraction)
     counts = Counts(read=len(raw))
-    made = [make_row(each, columns, config.input_columns, fractions, config.seed) for each in raw]
+    made = [make_row(each, columns, config.input_columns, fractions, config.seed, config.group_column) for each in raw]
     rows = ordered([row for row in made if row is not None])
     counts.empty = counts.read - len(rows)
     if not rows:

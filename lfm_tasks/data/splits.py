@@ -6,7 +6,9 @@ Law: read = kept + duplicates + empty + leaked + capped.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from lfm_tasks.errors import DataError
 from lfm_tasks.rows.ids import content_hash
@@ -19,7 +21,8 @@ GRAM = 13
 
 @dataclass(frozen=True)
 class Row:
-    """A row with its keys. ``input_key`` is equal for texts that differ in case and white space only."""
+    """A row with its keys. ``input_key`` is equal for texts that differ in case and white space only; ``group_key``, which the split
+    follows, is that of the group, or else of the input."""
 
     values: dict[str, str]
     sample_id: str
@@ -28,6 +31,7 @@ class Row:
     order: int
     split: str
     origin: str
+    group_key: str = ""
 
 
 @dataclass
@@ -51,19 +55,22 @@ def normalise(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def make_row(raw: RawRow, columns: list[str], input_columns: list[str], fractions: tuple[float, float], seed: int) -> Row | None:
+def make_row(
+    raw: RawRow, columns: list[str], input_columns: list[str], fractions: tuple[float, float], seed: int, group_column: str = ""
+) -> Row | None:
     """The row with its keys and split, or None where a value is missing or blank.
 
     ``fractions`` are those of validation and test. Without a split of its own the row gets one by the hash of its
-    normalised input and ``seed``, so equal texts never straddle splits, whatever their labels.
+    normalised input, or group, and ``seed``, so equal texts, or groups, never straddle splits, whatever their labels.
     """
     if any(value is None or not value.strip() for value in raw.values):
         return None
     values = dict(zip(columns, raw.values, strict=True))
     input_key = content_hash(normalise(values[column]) for column in input_columns)
     row_key = content_hash(normalise(value) for value in values.values())
-    split = raw.split or split_by_hash(input_key, fractions, seed)
-    return Row(values, content_hash(values), input_key, row_key, derive_seed(seed, "order", input_key), split, raw.origin)
+    group_key = content_hash([normalise(values[group_column])]) if group_column else input_key
+    split = raw.split or split_by_hash(group_key, fractions, seed)
+    return Row(values, content_hash(values), input_key, row_key, derive_seed(seed, "order", group_key), split, raw.origin, group_key)
 
 
 def split_by_hash(key: str, fractions: tuple[float, float], seed: int) -> str:
@@ -78,7 +85,7 @@ def carve(rows: list[Row], fractions: tuple[float, float], seed: int) -> list[Ro
     """Where the data name some splits but not all, the missing ones are taken from train by hash."""
     present = {row.split for row in rows}
     missing = tuple(0.0 if name in present else fraction for name, fraction in zip(("validation", "test"), fractions, strict=True))
-    return [replace(row, split=split_by_hash(row.input_key, missing, seed)) if row.split == "train" else row for row in rows]
+    return [replace(row, split=split_by_hash(row.group_key, missing, seed)) if row.split == "train" else row for row in rows]
 
 
 def ordered(rows: list[Row]) -> list[Row]:
@@ -103,23 +110,27 @@ def conflicts(rows: list[Row], part_column: str = "") -> int:
 
 
 def without_leaks(rows: list[Row], policy: str) -> list[Row]:
-    """Rows whose input is in no later split (train < validation < test).
+    """Rows whose input, and group, is in no later split (train < validation < test).
 
     Raises :class:`DataError` naming the rows where there are some and ``policy`` is "refuse".
     """
+    return _apart(_apart(rows, policy, "text", attrgetter("input_key")), policy, "group", attrgetter("group_key"))
+
+
+def _apart(rows: list[Row], policy: str, what: str, key_of: Callable[[Row], str]) -> list[Row]:
     last: dict[str, Row] = {}
     for row in rows:
-        other = last.get(row.input_key)
+        other = last.get(key_of(row))
         if other is None or SPLITS.index(row.split) > SPLITS.index(other.split):
-            last[row.input_key] = row
-    leaking = [row for row in rows if last[row.input_key].split != row.split]
+            last[key_of(row)] = row
+    leaking = [row for row in rows if last[key_of(row)].split != row.split]
     if leaking and policy == "refuse":
-        row = leaking[0]
+        row, other = leaking[0], last[key_of(leaking[0])]
         raise DataError(
-            f"{len(leaking)} rows lie in two splits: the text of {row.origin} ({row.split}) is also {last[row.input_key].origin} "
-            f"({last[row.input_key].split}). Remove them, or set leakage to 'drop' to leave them out and count them."
+            f"{len(leaking)} rows lie in two splits: the {what} of {row.origin} ({row.split}) is also {other.origin} "
+            f"({other.split}). Remove them, or set leakage to 'drop' to leave them out and count them."
         )
-    return [row for row in rows if last[row.input_key].split == row.split]
+    return [row for row in rows if last[key_of(row)].split == row.split]
 
 
 def capped(rows: list[Row], caps: dict[str, int | None]) -> list[Row]:

@@ -2,14 +2,11 @@
 
 from lfm_tasks.operators.approve import ApproveOperator, AskOperator
 from lfm_tasks.operators.distilling import (
-    AskTeacherOperator,
     CutStudentOperator,
     DistillDataFreeOperator,
     DistillOperator,
     JudgeStudentOperator,
-    PrepareAnswersOperator,
     RecordSignalsOperator,
-    WriteRationalesOperator,
 )
 from lfm_tasks.operators.editing import (
     AddStatisticsOperator,
@@ -63,6 +60,7 @@ from lfm_tasks.operators.steps import (
     UnloadOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
+from lfm_tasks.operators.teaching import AskTeacherOperator, PrepareAnswersOperator, WriteRationalesOperator
 
 __all__ = [
     "AddStatisticsOperator",

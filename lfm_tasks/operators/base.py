@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, LfmError, unknown_name
 from lfm_tasks.form import config_values, override
+from lfm_tasks.operators.conditions import skip_unasked
 from lfm_tasks.operators.connections import environment_from_connections
 from lfm_tasks.operators.events import announce
 from lfm_tasks.page.mount import PREFIX
@@ -57,10 +58,13 @@ class StepOperator(BaseOperator):
 
     :param references: input name to a reference, or a list of which the first that exists is taken. ``{name}`` in it
         stands for the Param of that name, and ``{partition}`` in the outcome for the run's partition key.
-    :param inputs: input name to another task's output, ``task.output["dataset"]``; a list for an input that takes many. Where
-        ``references`` has the name too, this is the last choice.
+    :param inputs: input name to another task's output, ``task.output["dataset"]``; a list for an input that takes many, a tuple for
+        alternatives, of which the first that was handed on is taken. Where ``references`` has the name too, this is the last choice.
     :param prefix: Params named ``<prefix>_<field>`` fill the step's config; default: the step's name.
     :param config: values that the DAG fixes, method options by their own names; they win over Params.
+    :param when: Param that asks for the task, or ``"name=value"``; where it does not, the task skips itself. Tasks after it go on
+        without its outputs by ``trigger_rule="none_failed"``.
+    :param unless: the same, the other way round.
 
     With :data:`lfm_tasks.assets.NEW_MODEL` or ``NEW_DATASET`` among its ``outlets`` it announces what it made.
     """
@@ -76,6 +80,8 @@ class StepOperator(BaseOperator):
         inputs: Mapping[str, Any] | None = None,
         prefix: str | None = None,
         config: Mapping[str, Any] | None = None,
+        when: str = "",
+        unless: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,6 +89,7 @@ class StepOperator(BaseOperator):
         self.inputs = {} if inputs is None else inputs
         self.prefix = prefix or self.step
         self.config = {} if config is None else config
+        self.when, self.unless = when, unless
         self.run_url = ""
         self._child: Child | None = None
         self._lineage: tuple[str | None, JobResult] | None = None
@@ -106,8 +113,10 @@ class StepOperator(BaseOperator):
         return self.hand_on(context, job, result)
 
     def job(self, context: Context) -> Job:
-        """The job of this task instance; raises :class:`ConfigError` before anything starts when a Param is wrong."""
+        """The job of this task instance. Raises, before anything starts, :class:`ConfigError` when a Param is wrong, and
+        :class:`AirflowSkipException` when a Param does not ask for the task or an input is not there."""
         step, params = STEPS[self.step], dict(context["params"])
+        skip_unasked(self.when, self.unless, params)
         check_params(params, context["dag"].params)
         values = override(step, config_values(step, self.prefix, params), self.fixed(context))
         config = parse_config(step.config_class, values, where=f"Params {self.prefix}_*")
@@ -154,7 +163,8 @@ class StepOperator(BaseOperator):
         raise AirflowTaskTerminated(f"Step {self.step} was asked to stop; its checkpoint is kept for the next run of the same job.")
 
     def _references(self, step: Step, params: Mapping[str, Any], partition: str | None) -> dict[str, str | list[str]]:
-        found: dict[str, str | list[str]] = dict(numbered_inputs({name: value for name, value in self.inputs.items() if value}))
+        handed_on = {name: first_handed_on(value) for name, value in self.inputs.items()}
+        found: dict[str, str | list[str]] = dict(numbered_inputs({name: value for name, value in handed_on.items() if value}))
         for name, pattern in self.references.items():
             filled = [text for one in ([pattern] if isinstance(pattern, str) else pattern) if (text := fill(one, params))]
             if filled:
@@ -165,6 +175,11 @@ class StepOperator(BaseOperator):
         if missing:
             raise AirflowSkipException(f"No {missing[0]} was given for task {self.task_id}.")
         return found
+
+
+def first_handed_on(value: Any) -> Any:
+    """Of alternatives, a tuple, the first that is not :data:`NOTHING`; all else as it is."""
+    return next(filter(None, value), NOTHING) if isinstance(value, tuple) else value
 
 
 def fill(pattern: str, params: Mapping[str, Any]) -> str:

@@ -5,51 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
-
 from lfm_tasks.operators.base import StepOperator
-from lfm_tasks.operators.connections import teacher_key
-from lfm_tasks.operators.steps import DecidingOperator, PrepareOperator
+from lfm_tasks.operators.steps import DecidingOperator
 from lfm_tasks.registry import Step
-from lfm_tasks.rows.templates import columns_of
-from lfm_tasks.runner.job import Job
 
 
 class CutStudentOperator(StepOperator):
-    """A smaller model from a teacher's layers and units.
-
-    :param unless: Param that names a student; where it is filled in, nothing is cut.
-    """
+    """A smaller model from a teacher's layers and units."""
 
     step = "cut_student"
 
-    def __init__(self, *, unless: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unless = unless
-
-    def job(self, context: Context) -> Job:
-        if self.unless and context["params"][self.unless]:
-            raise AirflowSkipException(f"The student is {context['params'][self.unless]}.")
-        return super().job(context)
-
 
 class RecordSignalsOperator(StepOperator):
-    """What a teacher says of a data set, once for all epochs and students.
-
-    :param when: Param that asks for it.
-    """
+    """What a teacher says of a data set, once for all epochs and students."""
 
     step = "record_signals"
-
-    def __init__(self, *, when: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.when = when
-
-    def job(self, context: Context) -> Job:
-        if self.when and not context["params"][self.when]:
-            raise AirflowSkipException(f"Nothing is recorded: '{self.when}' is off.")
-        return super().job(context)
 
 
 class DistillOperator(StepOperator):
@@ -79,47 +49,6 @@ class JudgeStudentOperator(DecidingOperator):
 
     step = "judge_student"
     goes_on_if = "passed"
-
-
-class AskTeacherOperator(StepOperator):
-    """Prompts to rows with a teacher's answers: of an API, or of a local model.
-
-    The key of an API comes from the environment variable or the Airflow connection that the config names, and goes to the
-    step's process by its environment alone.
-    """
-
-    step = "ask_teacher"
-
-    def environment(self, job: Job) -> dict[str, str]:
-        options = job.config["options"]
-        name = options.get("key_connection")
-        return super().environment(job) | (teacher_key(name, options["endpoint"]) if name else {})
-
-
-class PrepareAnswersOperator(PrepareOperator):
-    """A teacher's answers as training rows: the prompts are those that were prepared, and the form's completion template with the
-    teacher's answer in the place of its column joins the two."""
-
-    def fixed(self, context: Context) -> Mapping[str, Any]:
-        template = context["params"][f"{self.prefix}_completion_template"]
-        columns = columns_of(template)
-        joined = template.replace(f"{{{columns[0]}}}", "{completion}") if len(columns) == 1 else "{completion}"
-        return {
-            "task": "instruction",
-            "template": "plain",
-            "prompt_template": "{prompt}",
-            "completion_template": joined,
-            "label_choices": False,
-            "split_by": "hash",
-            "test_fraction": 0.0,
-            "max_train_samples": None,
-        }
-
-
-class WriteRationalesOperator(StepOperator):
-    """A teacher's answers with reasons to rows that a student learns from."""
-
-    step = "write_rationales"
 
 
 class DistillDataFreeOperator(StepOperator):

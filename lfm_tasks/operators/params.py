@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,15 @@ def tasks_of(dag: DAG) -> Iterator[None]:
 
 
 def step_params(
-    step: str, prefix: str | None = None, defaults: Mapping[str, Any] | None = None, skip: Iterable[str] = ()
+    step: str,
+    prefix: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    skip: Iterable[str] = (),
+    methods: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The form of a step as Airflow ``Param`` objects; a field for a registered model's name proposes those that are known."""
-    fields = form_fields(STEPS[step], prefix or step, defaults, skip)
+    """The form of a step as Airflow ``Param`` objects (see :func:`~lfm_tasks.form.form_fields`); a field for a registered model's name
+    proposes those that are known."""
+    fields = form_fields(STEPS[step], prefix or step, defaults, skip, methods)
     name = f"{prefix or step}_model_name"
     if name in fields and (known := proposals(settings(), "names")):
         fields[name]["examples"] = known

@@ -61,6 +61,27 @@ def test_equal_texts_never_straddle_splits(values):
 
 
 @given(raw_rows)
+def test_a_group_never_straddles_splits_and_equal_texts_of_two_groups_are_found(values):
+    made = [make_row(RawRow(value, None, f"r:{i}"), COLUMNS, ["text"], (0.2, 0.3), 0, "label") for i, value in enumerate(values)]
+    rows = ordered([row for row in made if row is not None])
+    splits_of = {label: {row.split for row in rows if row.values["label"] == label} for label in "xy"}
+    assert all(len(found) <= 1 for found in splits_of.values())
+    kept = without_leaks(rows, "drop")
+    texts = {label: {row.input_key for row in rows if row.values["label"] == label} for label in "xy"}
+    apart = splits_of["x"] != splits_of["y"]
+    lost = len(texts["x"] & texts["y"]) if apart else 0
+    assert len({(row.group_key, row.input_key) for row in rows}) - len({(row.group_key, row.input_key) for row in kept}) == lost
+
+
+def test_a_group_that_the_data_put_in_two_splits_is_refused_by_name():
+    given = [("one", "x", "train"), ("two", "x", "test"), ("three", "y", "train")]
+    rows = [make_row(RawRow(values, split, f"r:{i}"), COLUMNS, ["text"], (0, 0), 0, "label") for i, (*values, split) in enumerate(given)]
+    with pytest.raises(DataError, match=r"1 rows lie in two splits: the group of r:0 \(train\) is also r:1 \(test\)"):
+        without_leaks(rows, "refuse")
+    assert [row.origin for row in without_leaks(rows, "drop")] == ["r:1", "r:2"]
+
+
+@given(raw_rows)
 def test_duplicates_are_those_equal_after_normalisation(values):
     kept = without_duplicates(rows_of(values))
     assert len({row.row_key for row in kept}) == len(kept)

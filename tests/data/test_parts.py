@@ -36,6 +36,20 @@ def test_both_tasks_of_a_prompt_lie_in_one_split_and_are_no_conflict(prepare):
     assert made.description["parts"] == TASKS["parts"]
 
 
+def test_parts_with_prompts_of_their_own_are_held_together_by_their_question(prepare):
+    """As write_rationales makes them: the prompt alone decides how a student is used, so no part is written in it."""
+    explain = "Explain. {}"
+    rows = [row | {"question": row["prompt"]} for row in ROWS]
+    rows = [row | {"prompt": explain.format(row["prompt"])} if row["part"] == "explain" else row for row in rows]
+    options = TASKS | {"prompt_template": "{prompt}"}
+    made = prepare(rows, **options, group_column="question")
+    splits = {row["prompt"]: row["split"] for row in made.all_rows}
+    assert len(splits) == len(rows) and {*splits.values()} == {"train", "validation"} and made.counts["conflicting"] == 0
+    assert all(splits[row["prompt"]] == splits[explain.format(row["prompt"])] for row in ROWS)
+    alone = {row["prompt"]: row["split"] for row in prepare(rows, **options).all_rows}
+    assert any(alone[row["prompt"]] != alone[explain.format(row["prompt"])] for row in ROWS)
+
+
 def test_tune_reads_the_part_of_each_row_and_the_share_of_each_part(prepare):
     made = prepare(ROWS, **TASKS)
     split = read_split(made.directory, "train", "completion")

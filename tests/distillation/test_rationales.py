@@ -152,14 +152,32 @@ def answered(directory, reference="sport") -> Input:
 def test_step_by_step_makes_two_tasks_of_each_rationale_and_keeps_the_teachers_words(tmp_path):
     outcome = run(WriteRationalesConfig(), {"data": answered(tmp_path / "in")}, Context(tmp_path / "work"))
     rows = rows_of(outcome)
-    assert [(row["part"], row["prompt"], row["completion"]) for row in rows[:2]] == [
-        ("predict", "Article 0", "sport"),
-        ("explain", "Article 0", "Goals were scored in the final."),
+    assert [(row["part"], row["prompt"], row["completion"], row["question"]) for row in rows[:2]] == [
+        ("predict", "Article 0", "sport", "Article 0"),
+        ("explain", "Explain. Article 0", "Goals were scored in the final.", "Article 0"),
     ]
     assert rows[1]["raw"] == SET[""][0] and rows[1]["request_sha256"] == f"{0:064}" and len(rows) == 6
     counts = {name.removeprefix("rationales/"): value for name, value in outcome.metrics.items()}
     assert counts == {"answers": 11, "kept": 3, "rows": 6} | {reason: len(some) for reason, some in SET.items() if reason}
     assert json.loads((outcome.outputs["dataset"].path / "rationales.json").read_text())["wrong_answer"] == 2
+
+
+def test_the_explanation_is_asked_for_in_words_of_ones_own(tmp_path):
+    config = parse_config(WriteRationalesConfig, {"options": {"explain_prompt": "{prompt} Why? {{prompt}"}})
+    rows = rows_of(run(config, {"data": answered(tmp_path / "in")}, Context(tmp_path / "work")))
+    assert [row["prompt"] for row in rows[:2]] == ["Article 0", "Article 0 Why? {Article 0"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("Explain.", "explain_prompt 'Explain.' does not hold {prompt}; write it where the question is to stand"),
+        (" {prompt}\n", "explain_prompt is the prompt of the part predict, .*write something beside {prompt}"),
+    ],
+)
+def test_an_explanation_without_a_prompt_of_its_own_is_refused(prompt, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(WriteRationalesConfig, {"options": {"explain_prompt": prompt}})
 
 
 def test_a_chain_of_thought_is_one_row_with_the_answer_at_its_end(tmp_path):

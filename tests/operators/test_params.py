@@ -54,6 +54,15 @@ def test_the_method_field_offers_the_cards():
     assert fields["tune_method"]["values_display"]["lora"] != "lora"
 
 
+def test_a_form_may_offer_some_of_the_methods_with_options_of_theirs_alone():
+    fields, every = (form_fields(STEPS["distill"], "d", {"method": "alm"}, methods=methods) for methods in (["alm", "hybrid"], []))
+    assert fields["d_method"]["enum"] == ["alm", "hybrid"] == list(fields["d_method"]["values_display"])
+    assert fields["d_chunk_temperature"] == every["d_chunk_temperature"]
+    assert {"d_skew", "d_beta", "d_relation_heads"} <= every.keys() - fields.keys() and fields.keys() < every.keys()
+    with pytest.raises(ConfigError, match="Unknown method of step distill 'hybird'. Did you mean 'hybrid'"):
+        form_fields(STEPS["distill"], "d", methods=["alm", "hybird"])
+
+
 def test_an_option_of_another_method_is_refused_with_those_that_belong():
     step = STEPS["tune"]
     params = {name: schema["default"] for name, schema in form_fields(step, "tune").items()}

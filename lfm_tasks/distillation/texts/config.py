@@ -73,7 +73,23 @@ class WriteRationalesConfig(MethodChoice):
 
 
 class StepByStepConfig(Config):
-    """No options: α is the share that the step *prepare* gives the part ``predict``."""
+    """α is the share that the step *prepare* gives the part ``predict``."""
+
+    explain_prompt: str = Field(
+        "Explain. {prompt}",
+        max_length=4000,
+        description="Prompt of the part explain; {prompt} stands for the question's own, which the part predict keeps.",
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something_else(self) -> StepByStepConfig:
+        if "{prompt}" not in self.explain_prompt:
+            raise ValueError(f"explain_prompt {self.explain_prompt!r} does not hold {{prompt}}; write it where the question is to stand")
+        if not self.explain_prompt.replace("{prompt}", "").strip():
+            raise ValueError(
+                "explain_prompt is the prompt of the part predict, whose completion is the label; write something beside {prompt}"
+            )
+        return self
 
 
 class ChainOfThoughtConfig(Config):

@@ -58,10 +58,11 @@ def reject(rationale: Rationale | None, reference: str | None, *, require: bool,
 
 
 def step_by_step(prompt: str, rationale: Rationale, label: str, options: StepByStepConfig) -> list[dict[str, Any]]:
-    """Two tasks. *prepare* writes the part before the prompt ("{part}: {prompt}") and gives the two α and 1 − α of the loss."""
+    """Two tasks of one question, which holds them together in *prepare*. That gives the two α and 1 − α of the loss, by their part."""
+    explain = options.explain_prompt.replace("{prompt}", prompt)
     return [
-        {"prompt": prompt, "completion": label, "part": "predict"},
-        {"prompt": prompt, "completion": rationale.text, "part": "explain"},
+        {"prompt": prompt, "completion": label, "part": "predict", "question": prompt},
+        {"prompt": explain, "completion": rationale.text, "part": "explain", "question": prompt},
     ]
 
 
