@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import string
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lfm_tasks.metrics.answers import normalise
 from lfm_tasks.metrics.samples import sample_table
 from lfm_tasks.models.prepared import Rows
 
@@ -77,11 +76,6 @@ class Texts:
 
 
 Answers = ClassScores | TokenLikelihoods | Texts
-
-
-def normalise(answer: str) -> str:
-    """Compatible Unicode forms, case, spaces and punctuation at the ends make no difference."""
-    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split()).strip(string.punctuation + " ")
 
 
 def scored(group: str, rows: Rows, columns: dict[str, Any]) -> pa.Table:

@@ -20,9 +20,10 @@ import pyarrow as pa
 import yaml
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.evaluation.answers import labelled_columns, normalise, scored, softmax
+from lfm_tasks.evaluation.answers import labelled_columns, scored, softmax
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.task import Subject, Task
+from lfm_tasks.metrics.answers import normalise
 from lfm_tasks.models.memories.prompting import rewrite
 from lfm_tasks.models.prepared import Rows
 
