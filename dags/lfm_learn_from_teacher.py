@@ -10,6 +10,7 @@ from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import (
     AskTeacherOperator,
     DistillOperator,
+    EvaluateTaughtOperator,
     FinishRunOperator,
     PrepareAnswersOperator,
     PrepareGeneralOperator,
@@ -39,8 +40,10 @@ ways:
 - *Rationales*: *write_rationales* keeps the answers that are right and whose reasons hold. The teacher template asks for both, e.g.
   `{prompt} Give your reasons, then write "Answer:" and the topic.`, and a trial of some `max_questions` shows whether it does.
   By *step by step* the student learns to answer the plain prompt, and beside it to explain: it is used and measured as ever, by
-  choice. By *chain of thought* it writes its reasons first, and no measure of *evaluate* reads the answer behind them: choice asks for
-  the label at once, generation compares the whole text. The gate turns such a student down; take it from *tune*, and measure it yourself.
+  choice. By *chain of thought* it writes its reasons first, and all models are measured by what they write: by generation, the answer
+  read behind the last of the answer marks, of a text without one in its first line, in as many tokens as the student could learn.
+  A base that does not write the label by itself has nothing there, however well it would choose. Tasks, marks and tokens that the form
+  sets itself stay as they are.
 
 *evaluate* measures the student before, the champion and the student after on the right answers of the held-out rows; *gate*, *ask a
 person*, *approve* and *promote* are those of `lfm_adapt`.
@@ -101,7 +104,7 @@ with tasks_of(dag):
     )
 
     held_out = {"dataset": prepare.output["dataset"], "general": prepare_general.output["dataset"]}
-    ended = measure_and_promote((tune.output["model"], distill.output["model"]), held_out, **HEAVY)
+    ended = measure_and_promote((tune.output["model"], distill.output["model"]), held_out, evaluate=EvaluateTaughtOperator, **HEAVY)
     finish = FinishRunOperator(task_id="finish")
 
     ended >> finish.as_teardown()

@@ -1,4 +1,4 @@
-"""Names that people choose (registered models, projects): one pattern, checked everywhere they enter."""
+"""Names and marks that people choose (registered models, projects): one pattern, checked everywhere they enter."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 METRIC_PATTERN = r"^[a-z][a-z0-9_.]{0,63}/[a-z][a-z0-9_]{0,31}$"
 MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
+AnswerMark = Annotated[str, StringConstraints(pattern=r"\S", max_length=200)]
+"""What stands before an answer; a blank one would stand everywhere."""
 
 
 def check_name(what: str, name: str) -> str:

@@ -153,7 +153,7 @@ STEPS.add(
         run="lfm_tasks.distillation.texts.write:run",
         inputs={"data": InputSpec(("dataset",), "Answers with reasons, made by the step 'ask_teacher'.")},
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.distillation.texts",),
+        code=("lfm_tasks.distillation.texts", "lfm_tasks.metrics"),
     )
 )
 STEPS.add(

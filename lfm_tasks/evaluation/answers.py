@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import string
-import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lfm_tasks.metrics.answers import normalise, read_answer
 from lfm_tasks.metrics.samples import sample_table
 from lfm_tasks.models.prepared import Rows
 
@@ -63,25 +63,19 @@ class TokenLikelihoods:
 
 @dataclass(frozen=True)
 class Texts:
-    """The tokens that were generated for each row, without the stop token, and their text."""
+    """The tokens that were generated for each row, without the stop token, their text, and what marks the answer in it."""
 
     group: str
     rows: Rows
     tokens: list[Integers]
     texts: list[str]
+    marks: tuple[str, ...] = ()
 
     def table(self) -> pa.Table:
-        target = self.rows.columns["completion"]
-        correct = [int(normalise(a) == normalise(b)) for a, b in zip(self.texts, target, strict=True)]
-        return scored(self.group, self.rows, {"target": target, "prediction": self.texts, "correct": np.array(correct, "int8")})
+        return scored(self.group, self.rows, written_columns(self.texts, self.rows.columns["completion"], self.marks))
 
 
 Answers = ClassScores | TokenLikelihoods | Texts
-
-
-def normalise(answer: str) -> str:
-    """Compatible Unicode forms, case, spaces and punctuation at the ends make no difference."""
-    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split()).strip(string.punctuation + " ")
 
 
 def scored(group: str, rows: Rows, columns: dict[str, Any]) -> pa.Table:
@@ -100,6 +94,14 @@ def labelled_columns(labels: list[str], target: Integers, probabilities: Floats,
         "confidence": probabilities.max(axis=1),
         "probabilities": list(probabilities),
     }
+
+
+def written_columns(texts: Sequence[str], target: Sequence[str], marks: Sequence[str]) -> dict[str, Any]:
+    """Columns that follow from texts: the prediction is the answer that is read in each, or without ``marks`` all of it."""
+    answers = [read_answer(text, marks) for text in texts] if marks else texts
+    correct = [normalise(answer) == normalise(right) for answer, right in zip(answers, target, strict=True)]
+    columns = {"target": target, "prediction": answers, "correct": np.array(correct, "int8")}
+    return columns | ({"text": texts} if marks else {})
 
 
 def softmax(scores: Floats) -> Floats:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.names import AnswerMark
 
 TaskName = Literal["choice", "classification", "image_classification", "generation", "perplexity"]
 
@@ -50,6 +51,13 @@ class EvaluateConfig(Config):
         le=4096,
         description="Generation: longest answer.",
         json_schema_extra={"section": "Evaluation", "unit": "tokens", "advanced": True},
+    )
+    answer_marks: list[AnswerMark] = Field(
+        [],
+        max_length=16,
+        description="Generation: texts, any case, the last of which comes before the answer, on one line; without any of them the first "
+        "line is the answer. Empty compares the whole text.",
+        json_schema_extra={"section": "Evaluation", "advanced": True},
     )
     backend: Literal["builtin", "lm_eval"] = Field(
         "builtin",

@@ -1,4 +1,4 @@
-"""Greedy generation, right when the answer equals the target after normalisation."""
+"""Greedy generation, right when the answer equals the target after normalisation: the whole text, or what stands behind a mark in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Generation:
         prompts = prompts_of(subject.model, rows)
         stop = stop_tokens(subject.model, subject.tokenizer)
         answers = generate(subject.model, prompts, config.max_new_tokens, stop, config.batch_tokens, progress)
-        return Texts("generation", rows, answers, [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers])
+        texts = [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        return Texts("generation", rows, answers, texts, tuple(config.answer_marks))
 
     def score(self, subject: Subject, rows: Rows, config: EvaluateConfig, progress: Callable[[int], None]) -> pa.Table:
         return self.ask(subject, rows, config, progress).table()

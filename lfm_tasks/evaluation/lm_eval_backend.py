@@ -20,7 +20,7 @@ import pyarrow as pa
 import yaml
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.evaluation.answers import labelled_columns, normalise, scored, softmax
+from lfm_tasks.evaluation.answers import labelled_columns, scored, softmax, written_columns
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.task import Subject, Task
 from lfm_tasks.models.memories.prompting import rewrite
@@ -112,9 +112,7 @@ def columns(group: str, rows: Rows, responses: list[Any], subject: Subject, conf
         picked = likelihoods[np.arange(len(rows)), target]
         return labelled_columns(rows.labels, target, probabilities) | {"nll": -picked, "tokens": lengths[target]}
     if group == "generation":
-        answers, target = [str(response[0]) for response in responses], rows.columns["completion"]
-        correct = [int(normalise(a) == normalise(b)) for a, b in zip(answers, target, strict=True)]
-        return {"target": target, "prediction": answers, "correct": np.array(correct, "int8")}
+        return written_columns([str(response[0]) for response in responses], rows.columns["completion"], config.answer_marks)
     texts = rows.columns["text"]
     return {
         "nll": np.array([-float(np.ravel(response)[0]) for response in responses]),

@@ -12,6 +12,7 @@ import pyarrow as pa
 from lfm_tasks.config import canonical_json
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.figures import draw_group
+from lfm_tasks.metrics.answers import split_at_answer
 from lfm_tasks.metrics.catalogue import LABELLED, METRICS_OF
 from lfm_tasks.metrics.samples import measure, of_group, write_samples
 from lfm_tasks.step import Input, Outcome, Output
@@ -75,8 +76,15 @@ def describe(findings: Findings, metrics: dict[str, Any]) -> dict[str, Any]:
         "labels": findings.labels,
         "skipped": findings.skipped,
         "untrained_head": bool(findings.fresh),
-        "settings": {name: getattr(findings.config, name) for name in SETTINGS},
+        "settings": asked_how(findings.config),
     }
+
+
+def asked_how(config: EvaluateConfig) -> dict[str, Any]:
+    """The options that reports must share to be compared. Marks are named where there are some: reports from before there were any
+    stay comparable."""
+    marks = {"answer_marks": config.answer_marks} if config.answer_marks else {}
+    return {name: getattr(config, name) for name in SETTINGS} | marks
 
 
 def _metrics(findings: Findings, samples: pa.Table) -> dict[str, Any]:
@@ -129,8 +137,17 @@ def _notes(findings: Findings) -> list[str]:
     notes = [
         f"- {group}: {count:,} of {findings.asked[group]:,} rows end in none of the choices." for group, count in left.items() if count
     ]
+    notes += [
+        f"- {group}: {count:,} of {table.num_rows:,} texts hold none of the answer marks; the first line of each is its answer."
+        for group, table in findings.tables.items()
+        if (count := _unmarked(table, findings.config.answer_marks))
+    ]
     notes += [f"- {name} was not measured: {entry['reason']}." for name, entry in findings.skipped.items()]
     return [*notes, ""] if notes else []
+
+
+def _unmarked(table: pa.Table, marks: list[str]) -> int:
+    return sum(split_at_answer(text, marks) is None for text in table["text"].to_pylist() if text is not None)
 
 
 def _worst(group: str, table: pa.Table) -> list[str]:
@@ -142,7 +159,10 @@ def _worst(group: str, table: pa.Table) -> list[str]:
     elif group == "generation":
         rows = [r for r in table.to_pylist() if not r["correct"]]
         header, title = "| sample | target | answer |", f"{len(rows):,} of {table.num_rows:,} wrong; the first"
-        lines = [f"| `{r['sample_id'][:12]}` | {_cell(r['target'])} | {_cell(r['prediction'])} |" for r in rows]
+        shown = ["target", "prediction"]
+        if table["text"].null_count == 0:
+            header, shown = f"{header} text |", [*shown, "text"]
+        lines = [f"| `{r['sample_id'][:12]}` | {' | '.join(_cell(r[name]) for name in shown)} |" for r in rows]
     else:
         rows = sorted((r for r in table.to_pylist() if r["tokens"]), key=lambda r: (-r["nll"] / r["tokens"], r["sample_id"]))
         header, title = "| sample | nats per token | tokens |", "most surprising"

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("prompt_sha256", pa.string()),
         ("target", pa.string()),
         ("prediction", pa.string()),
+        ("text", pa.string()),
         ("correct", pa.int8()),
         ("confidence", pa.float64()),
         ("nll", pa.float64()),
@@ -30,8 +31,9 @@ SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float64())),
     ]
 )
-"""``task`` names the group (``choice``, ``general``, …); ``nll`` is in nats over ``tokens`` tokens of ``bytes`` bytes;
-``probabilities`` follow the labels' order. A column that a group does not have is null."""
+"""``task`` names the group (``choice``, ``general``, …); ``prediction`` was read in ``text`` where it is not all that was written;
+``nll`` is in nats over ``tokens`` tokens of ``bytes`` bytes; ``probabilities`` follow the labels' order. A column that a group does not
+have is null."""
 
 
 def sample_table(group: str, columns: Mapping[str, Any]) -> pa.Table:
@@ -48,7 +50,8 @@ def write_samples(table: pa.Table, path: Path) -> None:
 
 
 def read_samples(path: Path) -> pa.Table:
-    return pq.read_table(path, columns=SCHEMA.names)
+    """The columns of :data:`SCHEMA`; one that came into it after the report was written is not there."""
+    return pq.ParquetFile(path).read(columns=SCHEMA.names)
 
 
 def of_group(table: pa.Table, group: str) -> pa.Table:

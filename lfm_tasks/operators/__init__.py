@@ -60,7 +60,7 @@ from lfm_tasks.operators.steps import (
     UnloadOperator,
 )
 from lfm_tasks.operators.sweep import PlanSweepOperator, SelectOperator
-from lfm_tasks.operators.teaching import AskTeacherOperator, PrepareAnswersOperator, WriteRationalesOperator
+from lfm_tasks.operators.teaching import AskTeacherOperator, EvaluateTaughtOperator, PrepareAnswersOperator, WriteRationalesOperator
 
 __all__ = [
     "AddStatisticsOperator",
@@ -78,6 +78,7 @@ __all__ = [
     "DistillOperator",
     "EvaluateEditsOperator",
     "EvaluateOperator",
+    "EvaluateTaughtOperator",
     "FindModelsOperator",
     "FinishRunOperator",
     "GateOperator",

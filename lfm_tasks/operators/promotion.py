@@ -30,25 +30,33 @@ def decide_and_promote(challenger: Any, champion: Any, model: Any = None, refere
     return PromoteOperator(task_id="promote", inputs=inputs, references=references, trigger_rule="none_failed")
 
 
-def measure_and_promote(made: Any, held_out: Mapping[str, Any], *, beside_base: bool = True, **heavy: Any) -> list[StepOperator]:
+def measure_and_promote(
+    made: Any,
+    held_out: Mapping[str, Any],
+    *,
+    beside_base: bool = True,
+    evaluate: type[EvaluateOperator] = EvaluateOperator,
+    **heavy: Any,
+) -> list[StepOperator]:
     """Wire ``evaluate_champion``, ``evaluate_challenger``, with ``beside_base`` ``evaluate_base`` before them, and
     :func:`decide_and_promote`; returns the tasks that end the way.
 
     The form has ``model``, the base that stands in where there is no champion, and :func:`promotion_params`.
 
     :param made: address of the challenger. ``held_out``: inputs of *evaluate* beside the model. ``heavy``: arguments of the evaluations.
+    :param evaluate: measures all of them.
     """
     measured = {"prefix": "evaluate", "trigger_rule": "none_failed", **heavy}
-    champion = EvaluateOperator(
+    champion = evaluate(
         task_id="evaluate_champion",
         references={"model": ["models:/{promote_model_name}@{promote_alias}", "{model}"]},
         inputs=held_out,
         **measured,
     )
-    challenger = EvaluateOperator(task_id="evaluate_challenger", inputs={"model": made, **held_out}, **measured)
+    challenger = evaluate(task_id="evaluate_challenger", inputs={"model": made, **held_out}, **measured)
     promote = decide_and_promote(challenger.output["report"], champion.output["report"], made)
     if not beside_base:
         return [promote]
-    base = EvaluateOperator(task_id="evaluate_base", references={"model": "{model}"}, inputs=held_out, **measured)
+    base = evaluate(task_id="evaluate_base", references={"model": "{model}"}, inputs=held_out, **measured)
     base >> champion
     return [base, promote]

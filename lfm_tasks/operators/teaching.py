@@ -9,11 +9,14 @@ from airflow.sdk import Context, Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.catalogue import methods_of
+from lfm_tasks.distillation.texts.config import ChainOfThoughtConfig
 from lfm_tasks.errors import ConfigError
+from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.metrics.answers import read_answer
 from lfm_tasks.operators.base import NOTHING, StepOperator
 from lfm_tasks.operators.connections import teacher_key
 from lfm_tasks.operators.params import step_params
-from lfm_tasks.operators.steps import PrepareOperator
+from lfm_tasks.operators.steps import EvaluateOperator, PrepareOperator
 from lfm_tasks.rows.templates import columns_of
 from lfm_tasks.runner.job import Job, JobResult
 
@@ -35,7 +38,7 @@ NOT_OF_AN_API = (
     "teacher_share",
 )
 """Of the step *distill*, what an API's answers have one value for, and what needs a teacher that reads the student's texts."""
-LONGEST = 8192
+LONGEST, LONGEST_ANSWER = 8192, 4096
 
 
 def teaching_params() -> dict[str, Any]:
@@ -73,8 +76,31 @@ def teaching_params() -> dict[str, Any]:
     }
 
 
+def reasons_first(params: Mapping[str, Any]) -> bool:
+    """Whether the student learns to reason before it answers."""
+    return params.get("learn_from") == RATIONALES and params["write_rationales_method"] == "chain_of_thought"
+
+
+def room(params: Mapping[str, Any]) -> int:
+    """Tokens of a prompt and of all that a teacher may write after it."""
+    return min(LONGEST, params["prepare_max_length"] + params["ask_teacher_max_new_tokens"])
+
+
+def measured(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Config values of *evaluate* for a student that reasons first, of those that the form leaves at their defaults: its answer is
+    read behind its reasons, which may be as long as any that it learnt from."""
+    if not reasons_first(params):
+        return {}
+    read = {"tasks": ["generation"], "answer_marks": params["write_rationales_answer_marks"]}
+    read["max_new_tokens"] = min(LONGEST_ANSWER, room(params))
+    return {name: value for name, value in read.items() if params[f"evaluate_{name}"] == EvaluateConfig.model_fields[name].default}
+
+
 def refuse_unlearnable(params: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` where the student could not learn as it is to from what the API is asked for, before it is paid."""
+    """Raise :class:`ConfigError` where the student could not learn as it is to from what the API is asked for, or its answers could not
+    be read, before it is paid."""
+    if reasons_first(params):
+        refuse_unreadable(params)
     if params.get("learn_from") != LOG_PROBABILITIES:
         return
     if not params["ask_teacher_top_logprobs"]:
@@ -89,6 +115,19 @@ def refuse_unlearnable(params: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"prepare_completion_template={template!r} begins with a space, and what a chat answers does not: its first word, often all of "
             f"a label, would teach nothing. Write {template.lstrip()!r}, or set ask_teacher_api=completions."
+        )
+
+
+def refuse_unreadable(params: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` where *evaluate* would find no answer in what the student learns to write."""
+    found = {name: params[f"evaluate_{name}"] for name in ("tasks", "answer_marks")} | measured(params)
+    usual = ChainOfThoughtConfig().closing
+    closing = params["write_rationales_closing"] or usual
+    written = "reasons" + closing.replace("{answer}", "label")
+    if "generation" in found["tasks"] and read_answer(written, found["answer_marks"]) != "label":
+        raise ConfigError(
+            f"write_rationales_closing={closing!r} ends in no answer that is read behind one of the answer_marks {found['answer_marks']}. "
+            f"Write a mark and then {{answer}}, as in {usual!r}, or add to write_rationales_answer_marks what stands before {{answer}}."
         )
 
 
@@ -149,8 +188,15 @@ class PrepareAnswersOperator(PrepareOperator):
         } | (self._of_rationales(params) if params.get("learn_from") == RATIONALES else {})
 
     def _of_rationales(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        length = {"max_length": min(LONGEST, params[f"{self.prefix}_max_length"] + params["ask_teacher_max_new_tokens"])}
+        length = {"max_length": room(params)}
         if params["write_rationales_method"] != "step_by_step":
             return length
         share = params["predict_share"]
         return length | {"part_column": "part", "parts": {"predict": share, "explain": 1 - share}, "group_column": "question"}
+
+
+class EvaluateTaughtOperator(EvaluateOperator):
+    """Measure a model as what was taught is measured: base, champion and student by the same reading of answers, and the gate by it."""
+
+    def fixed(self, context: Context) -> Mapping[str, Any]:
+        return measured(context["params"])

@@ -92,6 +92,22 @@ def test_a_student_learns_step_by_step_from_the_reasons_of_right_answers(run_dag
     assert of_task(records, "tune")["inputs"]["dataset"]["sha256"] == prepared["outputs"]["dataset"]["sha256"]
 
 
+def test_a_student_that_reasons_first_is_measured_by_the_answer_behind_its_reasons(run_dag, toy, server):
+    server.answer = lambda text: f"There is a {WORDS[topic(text)]} in it.\nAnswer: {topic(text)}"
+    chains = {"learn_from": "rationales", "write_rationales_method": "chain_of_thought"}
+    conf = form(toy, server, teacher_template="{prompt} Why? Then write Answer:", max_new_tokens=32) | chains
+    state, states, records = run_dag("lfm_learn_from_teacher", conf)
+    assert state == "success" and states["promote"] == "success", states
+    for task in ("evaluate_base", "evaluate_champion", "evaluate_challenger"):
+        config = of_task(records, task)["config"]
+        assert (config["tasks"], config["max_new_tokens"]) == (["generation"], 128) and "answer:" in config["answer_marks"]
+    before, after = (of_task(records, task)["metrics"] for task in ("evaluate_base", "evaluate_challenger"))
+    assert after["generation/exact_match"] > before["generation/exact_match"] + 0.5 and "choice/accuracy" not in after
+    decision = of_task(records, "gate")["summary"]
+    assert decision["outcome"] == "promote"
+    assert [entry["metric"] for entry in decision["table"] if entry["role"] == "primary"] == ["generation/exact_match"]
+
+
 def test_log_probabilities_that_are_not_asked_for_are_missed_before_anything_is_paid(run_dag, toy, server, capfd):
     conf = form(toy, server) | {"learn_from": "log_probabilities", "prepare_completion_template": "{label}"}
     state, states, _ = run_dag("lfm_learn_from_teacher", conf)

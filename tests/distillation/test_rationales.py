@@ -32,6 +32,7 @@ MARKS = ["answer:", "answer is", "####"]
         ("He has 3 + 4 = 7.\n#### 7\n", "7", "He has 3 + 4 = 7."),
         ("The answer is not clear at first.\nAnswer: tech\nMore text.", "tech", "The answer is not clear at first."),
         ("ANSWER IS İstanbul? No.\nİ think: answer: Rome", "Rome", "ANSWER IS İstanbul? No.\nİ think:"),
+        ("İ saw the dome.\nAnswer: Rome", "Rome", "İ saw the dome."),
     ],
 )
 def test_the_answer_is_what_follows_the_last_mark_and_the_rationale_what_comes_before(text, answer, rationale):

@@ -17,6 +17,7 @@ from lfm_tasks.evaluation import evaluate as evaluation
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.ensemble.config import EnsembleConfig
 from lfm_tasks.evaluation.ensemble.ensemble import run
+from lfm_tasks.metrics.answers import read_answer
 from lfm_tasks.metrics.samples import SCHEMA
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.promotion import gate
@@ -189,6 +190,14 @@ def test_the_chosen_answer_is_one_of_the_members(tmp_path: Path, llamas: list[In
     _, report = ensemble(tmp_path / "all", llamas, data, method, {"comparisons": comparisons}, max_new_tokens=4)
     theirs = [samples(alone(tmp_path / str(k), model, data, max_new_tokens=4)[1])["prediction"] for k, model in enumerate(llamas)]
     assert all(chosen in answers for chosen, *answers in zip(samples(report)["prediction"], *theirs, strict=True))
+
+
+def test_the_answer_is_read_in_the_text_that_was_chosen(tmp_path: Path, llamas: list[Input]):
+    data = write_instructions(tmp_path / "data", llamas[0].path, 8, choices=False)
+    found = samples(ensemble(tmp_path / "all", llamas, data, "member_likelihood", max_new_tokens=4, answer_marks=["e"])[1])
+    theirs = [samples(alone(tmp_path / str(k), model, data, max_new_tokens=4)[1])["prediction"] for k, model in enumerate(llamas)]
+    assert all(chosen in texts for chosen, *texts in zip(found["text"], *theirs, strict=True))
+    assert found["prediction"] == [read_answer(text, ["e"]) for text in found["text"]]
 
 
 def test_the_likeliest_answer_under_all_members_is_chosen(tmp_path: Path, llamas: list[Input]):

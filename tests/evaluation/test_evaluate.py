@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from lfm_tasks.artifacts.hashing import sha256_bytes, sha256_file
+from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, DataError, IncompatibleModels
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.evaluate import run
-from lfm_tasks.metrics.samples import SCHEMA
+from lfm_tasks.metrics.samples import SCHEMA, read_samples, write_samples
 from lfm_tasks.models.saving import save_model
 from lfm_tasks.models.tokenizers import open_tokenizer
 from lfm_tasks.step import Input, Outcome
@@ -126,6 +127,56 @@ def test_generation_is_chosen_for_open_completions_and_perplexity_for_text(tmp_p
     assert set(evaluate(tmp_path / "two", llama, text)[0].metrics) == {"text/perplexity", "text/bits_per_byte"}
     both, _ = evaluate(tmp_path / "three", llama, data, tasks=["generation", "perplexity"], max_new_tokens=4)
     assert set(both.metrics) == {"generation/exact_match", "completion/perplexity"}
+
+
+def test_an_answer_is_read_behind_its_mark_and_shown_beside_its_text(tmp_path: Path, llama: Path, monkeypatch):
+    data, tokenizer = write_instructions(tmp_path / "data", llama, choices=False), open_tokenizer(llama)
+    written = {
+        "the cup was scored\nAnswer: sport": "sport",
+        "answer: tech\nno, the final ANSWER: **Sport.**\nthe fox": "Sport",
+        "the cup was scored, sport\nAns": "the cup was scored, sport",
+        " sport\nArticle: the phone": "sport",
+        "the bank fell\nAnswer:": "",
+        "the bank fell": "the bank fell",
+    }
+    texts = [list(written)[place % len(written)] for place in range(24)]
+    ids = [np.array(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    monkeypatch.setattr("lfm_tasks.evaluation.generation.generate", lambda *_: ids)
+    rows = pq.read_table(data / "test.parquet").to_pylist()
+    write_prepared(data, llama, "instruction", [row | {"completion": " sport"} for row in rows])
+    outcome, report = evaluate(tmp_path / "work", llama, data, answer_marks=["####", "Answer:"])
+    found = pq.read_table(report / "samples.parquet").to_pylist()
+    assert [(row["text"], row["prediction"]) for row in found] == [(text, written[text]) for text in texts]
+    assert [row["correct"] for row in found] == [1, 1, 0, 1, 0, 0] * 4
+    assert outcome.metrics == {"generation/exact_match": 0.5}
+    page = (report / "report.md").read_text()
+    assert "| sample | target | answer | text |\n|---|---|---|---|\n" in page
+    assert "|  sport | the cup was scored, sport | the cup was scored, sport\\nAns |" in page
+    assert "|  sport |  | the bank fell\\nAnswer: |" in page
+    assert "12 of 24 texts hold none of the answer marks; the first line of each is its answer" in page
+
+
+def test_reports_are_as_they_were_where_no_mark_is_named(tmp_path: Path, llama: Path):
+    """A report of before answers were read is compared with one of today."""
+    data = write_instructions(tmp_path / "data", llama, choices=False)
+    _, plain = evaluate(tmp_path / "plain", llama, data, max_new_tokens=4)
+    _, read = evaluate(tmp_path / "read", llama, data, max_new_tokens=4, answer_marks=["answer:"])
+    settings = [json.loads((report / "metrics.json").read_text())["settings"] for report in (plain, read)]
+    assert settings[1] == settings[0] | {"answer_marks": ["answer:"]} and "answer_marks" not in settings[0]
+    page = (plain / "report.md").read_text()
+    assert "| sample | target | answer |\n" in page and "answer marks" not in page
+    table = pq.read_table(plain / "samples.parquet")
+    assert table["text"].null_count == table.num_rows
+    write_samples(table.drop_columns("text"), tmp_path / "before.parquet")
+    assert read_samples(tmp_path / "before.parquet").equals(table.drop_columns("text"))
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"), [([" "], "answer_marks.0: .*Got ' '"), (["x"] * 17, "answer_marks: .*at most 16"), ("answer:", "answer_marks: ")]
+)
+def test_marks_that_stand_everywhere_or_are_too_many_are_refused(marks, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(EvaluateConfig, {"answer_marks": marks})
 
 
 def test_an_encoder_without_a_head_is_a_baseline_that_says_so(tmp_path: Path, bert: Path):

@@ -65,14 +65,15 @@ def test_every_task_file_is_plain_data_that_a_group_uses():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", ["choice", "generation"])
-def test_both_backends_give_equal_answers(tmp_path: Path, toy: Path, group: str):
+@pytest.mark.parametrize(("group", "marks"), [("choice", []), ("generation", []), ("generation", [":"])])
+def test_both_backends_give_equal_answers(tmp_path: Path, toy: Path, group: str, marks: list[str]):
     inputs = {"model": Input("m", "model", "a" * 64, toy / "model"), "dataset": Input("d", "dataset", "d" * 64, toy / group)}
     tables = []
     for backend in ("builtin", "lm_eval"):
-        config = EvaluateConfig(backend=backend, bootstrap_samples=100, max_new_tokens=5)
+        config = EvaluateConfig(backend=backend, bootstrap_samples=100, max_new_tokens=5, answer_marks=marks)
         outcome = run(config, inputs, Context(tmp_path / backend))
         tables.append(read_samples(outcome.outputs["report"].path / "samples.parquet").to_pylist())
     for ours, theirs in zip(*tables, strict=True):
         assert (ours["sample_id"], ours["prediction"], ours["correct"]) == (theirs["sample_id"], theirs["prediction"], theirs["correct"])
+        assert ours["text"] == theirs["text"] and (ours["text"] is None) == (not marks)
         assert ours["nll"] == pytest.approx(theirs["nll"], abs=1e-3)

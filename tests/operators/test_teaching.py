@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from lfm_tasks.errors import ConfigError
-from lfm_tasks.operators import AskTeacherOperator, PrepareAnswersOperator
+from lfm_tasks.operators import AskTeacherOperator, EvaluateTaughtOperator, PrepareAnswersOperator
 from lfm_tasks.operators.teaching import teaching_params
 from lfm_tasks.runner.job import Job, JobResult
 
@@ -24,6 +24,15 @@ FORM = {
     "write_rationales_method": "step_by_step",
     "predict_share": 0.3,
 }
+CHAINS = {
+    "learn_from": "rationales",
+    "write_rationales_method": "chain_of_thought",
+    "write_rationales_answer_marks": ["answer:", "####"],
+    "write_rationales_closing": None,
+    "evaluate_tasks": [],
+    "evaluate_answer_marks": [],
+    "evaluate_max_new_tokens": 64,
+}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,11 @@ FORM = {
             {"prepare_completion_template": " {label}"},
             "' {label}' begins with a space, .*Write '{label}', or set ask_teacher_api=completions",
         ),
+        (
+            CHAINS | {"write_rationales_closing": "\nSo it is {answer}"},
+            r"closing='\\nSo it is {answer}' ends in no answer .* \['answer:', '####'\]. .* as in '\\nAnswer: {answer}', or add to",
+        ),
+        (CHAINS | {"evaluate_answer_marks": ["result:"]}, r"closing='\\nAnswer: {answer}' ends in no answer .* answer_marks \['result:'\]"),
     ],
 )
 def test_what_could_not_be_learnt_is_refused_before_it_is_paid(params, message):
@@ -49,6 +63,9 @@ def test_what_could_not_be_learnt_is_refused_before_it_is_paid(params, message):
         {"learn_from": "answers", "ask_teacher_top_logprobs": None, "prepare_completion_template": " {label}"},
         {"prepare_completion_template": " {label}", "ask_teacher_api": "completions"},
         {"prepare_completion_template": " {summary}", "prepare_label_choices": False},
+        CHAINS | {"write_rationales_closing": " (#### {answer})"},
+        CHAINS | {"write_rationales_closing": " So it is {answer}.", "write_rationales_answer_marks": ["So it is"]},
+        CHAINS | {"write_rationales_closing": " So it is {answer}", "evaluate_tasks": ["choice"]},
     ],
 )
 def test_what_can_be_learnt_is_asked(params):
@@ -85,6 +102,25 @@ def test_rationales_have_room_and_step_by_step_parts_with_shares():
     steps = prepared(learn_from="rationales", prepare_max_length=8000)
     assert steps["max_length"] == 8192 and (steps["part_column"], steps["group_column"]) == ("part", "question")
     assert steps["prompt_template"] == "{prompt}" and steps["parts"] == pytest.approx({"predict": 0.3, "explain": 0.7})
+
+
+def measured(**params):
+    return EvaluateTaughtOperator(task_id="evaluate").fixed({"params": FORM | CHAINS | params})
+
+
+def test_who_reasons_first_is_measured_behind_the_marks_and_with_the_room_that_it_learnt_in():
+    assert measured() == {"tasks": ["generation"], "answer_marks": ["answer:", "####"], "max_new_tokens": 352}
+    assert measured(prepare_max_length=8000)["max_new_tokens"] == 4096
+
+
+def test_what_the_form_says_of_measuring_stays():
+    assert measured(evaluate_tasks=["choice"], evaluate_max_new_tokens=20) == {"answer_marks": ["answer:", "####"]}
+    assert "answer_marks" not in measured(evaluate_answer_marks=["####"])
+
+
+@pytest.mark.parametrize("params", [{"write_rationales_method": "step_by_step"}, {"learn_from": "answers"}])
+def test_who_answers_at_once_is_measured_as_ever(params):
+    assert measured(**params) == {}
 
 
 def test_the_form_offers_what_an_api_can_do():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lfm_tasks.config import Config, MethodChoice
+from lfm_tasks.names import AnswerMark
 
 
 def _section(name: str, **extra: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class WriteRationalesConfig(MethodChoice):
         "step_by_step", description="What the student learns; `lfm methods` lists it.", json_schema_extra=_section("Method")
     )
     options: dict[str, Any] = Field({}, description="Options of the method.", json_schema_extra=_section("Method"))
-    answer_marks: list[str] = Field(
+    answer_marks: list[AnswerMark] = Field(
         ["answer:", "answer is", "####"],
         min_length=1,
         max_length=16,

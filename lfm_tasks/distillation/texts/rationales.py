@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import string
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lfm_tasks.distillation.texts.arithmetic import evaluate, false_equations
 from lfm_tasks.distillation.texts.config import ChainOfThoughtConfig, StepByStepConfig
+from lfm_tasks.metrics.answers import normalise, split_at_answer
 
 FEWEST_WORDS = 3
 """A rationale of fewer words besides the answer says nothing more than it."""
-AROUND = " \t:*`\"'.,;!?()[]{}"
 REASONS = ("no_answer", "wrong_answer", "false_arithmetic", "leakage")
 
 
@@ -23,12 +22,10 @@ class Rationale(NamedTuple):
 
 def parse(text: str, marks: Iterable[str]) -> Rationale | None:
     """The answer, on one line after the last of the ``marks``, and what comes before it; None where either is missing."""
-    lowered = text.casefold() if len(text.casefold()) == len(text) else text.lower() if len(text.lower()) == len(text) else text
-    last, end = max((lowered.rfind(mark.casefold()), lowered.rfind(mark.casefold()) + len(mark)) for mark in marks)
-    if last < 0:
+    found = split_at_answer(text, marks)
+    if found is None:
         return None
-    answer = text[end:].strip().partition("\n")[0].strip(AROUND)
-    rationale = _without_opening(text[:last].rstrip())
+    rationale, answer = _without_opening(found[0].rstrip()), found[1]
     return Rationale(answer, rationale) if answer and rationale else None
 
 
@@ -37,7 +34,7 @@ def same_answer(one: str, other: str) -> bool:
     try:
         return evaluate(one) == evaluate(other)
     except (ValueError, ZeroDivisionError):
-        return _plain(one) == _plain(other)
+        return normalise(one) == normalise(other)
 
 
 def leaks(rationale: Rationale) -> bool:
@@ -80,11 +77,7 @@ def _without_opening(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [bare for word in _plain(text).split() if (bare := word.strip(string.punctuation))]
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(string.punctuation + " ")
+    return [bare for word in normalise(text).split() if (bare := word.strip(string.punctuation))]
 
 
 def sift(

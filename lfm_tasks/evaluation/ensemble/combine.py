@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,4 +58,4 @@ def _texts(method: EnsembleMethod, options: Any, members: Sequence[Texts], judge
         for row, prompt in enumerate(first.rows.columns["prompt"])
     ]
     tokens, texts = [one.tokens[row] for row, one in enumerate(chosen)], [one.texts[row] for row, one in enumerate(chosen)]
-    return Texts(first.group, first.rows, tokens, texts).table()
+    return replace(first, tokens=tokens, texts=texts).table()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lfm_tasks.evaluation.answers import normalise
+from lfm_tasks.metrics.answers import normalise
 
 
 def exact(hypothesis: str, reference: str) -> float:
