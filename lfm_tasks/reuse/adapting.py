@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lfm_tasks.models.forward import Batch
 from lfm_tasks.models.resuming import below, under
-from lfm_tasks.reuse.entropy import Collapse, Look, Watch, entropy
+from lfm_tasks.reuse.entropy import Collapse, Drift, Look, Watch, entropy
 from lfm_tasks.reuse.figures import draw_coefficients, draw_losses
 from lfm_tasks.reuse.learning import Learning, Learnt
 from lfm_tasks.reuse.merged import Merged
@@ -50,7 +50,7 @@ class Adaptation:
         self.losses: list[list[float]] = []
         self.looks: list[tuple[int, list[Look]]] = []
         self.sound: dict[str, Tensor] = {}
-        """State of the current stage when no task had collapsed."""
+        """State of the current stage when no task had collapsed or drifted."""
 
     def run(self) -> None:
         """Raises :class:`AttemptKilled` after a checkpoint when a stop was asked for."""
@@ -80,9 +80,9 @@ class Adaptation:
     def _guard(self, stage: Stage) -> None:
         stage.settle()
         self._look()
-        found, reaction = self.collapses(), self.options.on_collapse
-        for collapse in found:
-            self.learning.context.log(f"Warning: {collapse}")
+        found, reaction = self.signs(), self.options.on_collapse
+        for sign in found:
+            self.learning.context.log(f"Warning: {sign}")
         if not found and reaction == "revert":
             self.sound = _copied(stage.state())
         if found and reaction != "warn":
@@ -96,10 +96,10 @@ class Adaptation:
     def _look(self) -> None:
         self.looks.append((self.done, self.watch.look(self.merged.given)))
 
-    def collapses(self) -> list[Collapse]:
+    def signs(self) -> list[Collapse | Drift]:
         """As the last look saw them."""
-        step, now = self.looks[-1]
-        return self.watch.collapses(step, self.looks[0][1], now)
+        (_, start), (step, now) = self.looks[0], self.looks[-1]
+        return [*self.watch.collapses(step, start, now), *self.watch.drifts(step, start, now)]
 
     def _report(self) -> None:
         losses = self.losses[-1]
@@ -133,11 +133,17 @@ class Adaptation:
     def learnt(self, tensors: Mapping[str, Tensor], coefficients: Tensor | None = None) -> Learnt:
         """With metrics, warnings and pictures; ``coefficients`` [tensors or 1, models] where some were learnt."""
         (_, first), (_, last) = self.looks[0], self.looks[-1]
-        metrics = {"learning_steps": float(self.done), "collapsed_tasks": float(len(self.collapses()))}
+        signs = self.signs()
+        collapsed = sum(isinstance(one, Collapse) for one in signs)
+        metrics = {
+            "learning_steps": float(self.done),
+            "collapsed_tasks": float(collapsed),
+            "drifted_tasks": float(len(signs) - collapsed),
+        }
         for when, seen in (("start", first), ("end", last)):
             for place, look in enumerate(seen):
                 metrics |= {f"{name}_{when}/models.{place}": value for name, value in asdict(look).items()}
-        summary = {"learning_steps": self.done, "warnings": [one.summary() for one in self.collapses()]}
+        summary = {"learning_steps": self.done, "warnings": [one.summary() for one in signs]}
         return Learnt(tensors, self.steps, self.state(), metrics, {"learning": summary}, tuple(self._figures(coefficients)))
 
     def _figures(self, coefficients: Tensor | None) -> Iterator[Any]:

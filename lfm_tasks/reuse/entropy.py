@@ -1,4 +1,4 @@
-"""Entropy of predictions: a loss without labels, and the signs, also without labels, that it has made a task collapse."""
+"""Entropy of predictions: a loss without labels, and the signs, also without labels, that it has made a task worse."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ it began with. Half the entropy is the square root of the number of classes: two
 The own model is the measure because a task of unequal classes has a low entropy to begin with; and a merge that began low and
 rises is not collapsing.
 """
+
+FALL = 0.1
+"""Of the agreement with the task's own model, beyond which predictions have left it: three standard deviations of what ``ROWS`` rows say
+where a fifth of them changed class."""
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -65,6 +69,25 @@ class Collapse:
         return {"kind": "collapse", "message": str(self)} | asdict(self)
 
 
+@dataclass(frozen=True)
+class Drift:
+    """The warning that a task's predictions grow surer of other classes than its own model predicts."""
+
+    task: str
+    step: int
+    agreement: float
+    agreement_at_start: float
+
+    def __str__(self) -> str:
+        return (
+            f"The task of {self.task} drifts at step {self.step}: {self.agreement:.0%} of the rows get the class that its own model "
+            f"predicts, of {self.agreement_at_start:.0%} at the start. Take fewer steps, a smaller step_size, or on_collapse=revert."
+        )
+
+    def summary(self) -> dict[str, Any]:
+        return {"kind": "drift", "message": str(self)} | asdict(self)
+
+
 class Watch:
     """Looks at the same rows of every task, again and again."""
 
@@ -82,8 +105,20 @@ class Watch:
         return [
             Collapse(task.name, step, seen.marginal_entropy, first.marginal_entropy, own.marginal_entropy, seen.top_share)
             for task, first, seen, own in zip(self.tasks, start, now, self.own, strict=True)
-            if seen.marginal_entropy < min(LEFT * own.marginal_entropy, first.marginal_entropy)
+            if _collapsed(own, first, seen)
         ]
+
+    def drifts(self, step: int, start: Sequence[Look], now: Sequence[Look]) -> list[Drift]:
+        """Of the tasks that have not collapsed."""
+        return [
+            Drift(task.name, step, seen.agreement, first.agreement)
+            for task, first, seen, own in zip(self.tasks, start, now, self.own, strict=True)
+            if seen.agreement < first.agreement - FALL and not _collapsed(own, first, seen)
+        ]
+
+
+def _collapsed(own: Look, first: Look, seen: Look) -> bool:
+    return seen.marginal_entropy < min(LEFT * own.marginal_entropy, first.marginal_entropy)
 
 
 @torch.no_grad()

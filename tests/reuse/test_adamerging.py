@@ -194,6 +194,10 @@ def test_a_look_counts_by_hand(learning):
     collapsed, lower = Look(0.1, 0.2, 0.9, 0.5), Look(0.1, 0.1, 1.0, 0.5)
     assert [one.task for one in watch.collapses(5, watch.own, [collapsed, watch.own[1]])] == [learning.tasks[0].name]
     assert not watch.collapses(5, [lower, lower], [collapsed, collapsed]), "A merge that began lower is not collapsing."
+    left, surer = Look(0.1, 0.65, 0.5, 0.75), Look(0.1, 0.65, 0.5, 0.85)
+    (drift,) = watch.drifts(5, [look := Look(0.5, 0.65, 0.5, 0.9), look], [surer, left])
+    assert (drift.task, drift.agreement, drift.agreement_at_start) == (learning.tasks[1].name, 0.75, 0.9)
+    assert not watch.drifts(5, watch.own, [collapsed, watch.own[1]]), "What has collapsed is told once."
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +211,24 @@ def biased(inputs, tmp_path_factory) -> dict[str, Input]:
     return inputs | {"models.1": replace(inputs["models.1"], path=directory, sha256="9" * 64)}
 
 
+@pytest.mark.parametrize("reaction", ["warn", "revert"])
+def test_a_task_that_drifts_from_its_own_model_is_seen_and_answered(inputs, tmp_path, monkeypatch, reaction):
+    """Coefficients far too large for the task vectors: the predictions grow surer and other ones, of both classes."""
+    monkeypatch.setattr("lfm_tasks.reuse.entropy.LEFT", 0.0)
+    context = Context(tmp_path / "run")
+    outcome = merged(inputs, tmp_path / "run", context, coefficient=1.0, step_size=2.0, on_collapse=reaction)
+    assert any("drifts at step" in line for line in context.lines)
+    if reaction == "revert":
+        assert outcome.summary["learning"]["warnings"] == [] and outcome.metrics["drifted_tasks"] == 0
+    else:
+        drifts = outcome.summary["learning"]["warnings"]
+        assert {one["kind"] for one in drifts} == {"drift"} and outcome.metrics["drifted_tasks"] == len(drifts) > 0
+        assert all(one["agreement"] < one["agreement_at_start"] - 0.1 for one in drifts)
+
+
 @pytest.mark.parametrize("reaction", ["warn", "stop", "revert"])
-def test_a_task_that_collapses_is_seen_and_answered(biased, tmp_path, reaction):
+def test_a_task_that_collapses_is_seen_and_answered(biased, tmp_path, monkeypatch, reaction):
+    monkeypatch.setattr("lfm_tasks.reuse.entropy.FALL", 1.0)  # no drift, which both tasks show on the way
     context = Context(tmp_path / "run")
     outcome = merged(biased, tmp_path / "run", context, coefficient=0.0, on_collapse=reaction)
     assert any(line.startswith("Warning: The task of model has collapsed at step") for line in context.lines)

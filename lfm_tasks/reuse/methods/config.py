@@ -216,10 +216,11 @@ class AdaptationConfig(Config):
         0.3, ge=-10, le=10, description="Coefficient of every task vector; where coefficients are learnt, their start."
     )
     batch_size: int = Field(16, ge=1, le=4096, description="Rows of each task in a step.")
-    check_every: int = Field(100, ge=1, le=1_000_000, description="Steps between two looks at 256 rows of each task for signs of collapse.")
+    check_every: int = Field(100, ge=1, le=1_000_000, description="Steps between two looks at 256 rows of each task for signs of harm.")
     on_collapse: Literal["warn", "stop", "revert"] = Field(
         "warn",
-        description="Where a task's predictions go to few classes: warn and go on, stop there, or go back to the last look without it.",
+        description="Where a task's predictions go to few classes, or from those of its own model: warn and go on, stop there, or go back "
+        "to the last look without such a sign.",
     )
 
 
