@@ -32,7 +32,16 @@ FACTS = tuple(
         ("parliament", "tech"),
     )
 )
-OPTIONS: dict[str, Any] = {"layers": [2], "prefixes": 0, "clamp": 20, "decay": 0.0, "kl": 0.0, "steps": 60, "targets": "base"}
+OPTIONS: dict[str, Any] = {
+    "layers": [2],
+    "prefixes": 0,
+    "openings": False,
+    "clamp": 20,
+    "decay": 0.0,
+    "kl": 0.0,
+    "steps": 60,
+    "targets": "base",
+}
 LOOSE = {"target": 3.0, "norm": 50.0, "change": 50.0, "drift": 50.0, "spectrum": 50.0, "perplexity": 1.5}
 """Limits for a toy that small: one fact moves a good part of a matrix of 24 rows."""
 

@@ -45,7 +45,7 @@ PREFIXES = 5
 RIDGE = 400.0
 """A tenth of SmolLM2's k^T C^-1 k."""
 LAYERS = 13
-OPTIONS = {"prefixes": PREFIXES, "ridge": RIDGE, "two_keys": False}
+OPTIONS = {"prefixes": PREFIXES, "ridge": RIDGE, "two_keys": False, "openings": False}
 BATCH = 32
 
 

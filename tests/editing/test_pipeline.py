@@ -138,7 +138,7 @@ def test_the_original_rome_is_too_large_by_the_ratio_of_its_two_keys(editing):
     shift = find_targets(editing, [fact], contexts, 0, [site.module], TargetOptions(steps=6, clamp=4)).shift[0].double()
     u = moments.whiten(keys.mean(0)[:, None])[:, 0]
     original = torch.outer(shift, u) / (u @ keys[0])
-    ours = edit("rome", editing, [fact], layer=0, steps=6, two_keys=False).changes[0]
+    ours = edit("rome", editing, [fact], layer=0, steps=6, two_keys=False, openings=False).changes[0]
     ratio = float((u @ keys.mean(0)) / (u @ keys[0]))
     assert abs(ratio - 1) > 0.02
     torch.testing.assert_close(original / ratio, (ours.left @ ours.right.T).double(), atol=1e-6, rtol=1e-3)
@@ -196,7 +196,7 @@ def test_memit_is_the_published_algorithm(editing):
     """Written out as Meng et al.'s code has it: facts one by one, whole passes, dense systems; fixed contexts, z as found."""
     contexts, layers, ridge = fixed_contexts(2), (0, 1, 2), 40.0
     z = find_targets(editing, FACTS, contexts, 2, [editing.decoder.layers[2]], TargetOptions(steps=6)).value.double()
-    made = edit("memit", editing, layers=list(layers), steps=6, ridge=ridge, two_keys=False)
+    made = edit("memit", editing, layers=list(layers), steps=6, ridge=ridge, two_keys=False, openings=False)
     for place, layer in enumerate(layers):
         site = editing.decoder.site(layer)
         by_type = [[key_at(editing, layer, fact, context) for context in contexts] for fact in FACTS]
@@ -213,7 +213,7 @@ def test_memit_is_the_published_algorithm(editing):
 
 def test_later_rounds_leave_what_earlier_ones_said(editing):
     """With the keys that the first round handed on, against the same round without them."""
-    options = {"layers": [1], "steps": 6, "prefixes": 0}
+    options = {"layers": [1], "steps": 6, "prefixes": 0, "openings": False}
     first = edit("memit", editing, FACTS[:1], **options)
     with_edit(editing, first)
     key = key_at(editing, 1, FACTS[0])

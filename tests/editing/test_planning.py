@@ -22,7 +22,7 @@ def inputs(tmp_path_factory):
 
 
 def config(**values) -> EditConfig:
-    options = {"layers": [0, 2], "steps": 4, "prefixes": 0}
+    options = {"layers": [0, 2], "steps": 4, "prefixes": 0, "openings": False}
     return EditConfig(**{"method": "memit", "options": options, "round_size": 2, "guard": "off"} | values)
 
 
@@ -38,7 +38,7 @@ def test_rounds_layers_ranks_and_bytes_are_those_of_the_edit(inputs, tmp_path):
 
 
 def test_with_two_keys_the_plan_is_a_range_around_the_edit(inputs, tmp_path):
-    options = {"layers": [1], "steps": 2, "prefixes": 1}
+    options = {"layers": [1], "steps": 2, "prefixes": 1, "openings": False}
     planned = planning.run(config(options=options), inputs, Context(tmp_path / "plan")).summary["bytes"]
     done = edit.run(config(options=options), inputs, Context(tmp_path / "edit")).metrics["numbers_kept"]
     assert planned[0] <= 4 * done <= planned[1] == 2 * planned[0]

@@ -42,7 +42,7 @@ PLANS: dict[str, Plan] = {
     "rome, one by one": ("rome", ALL, {}),
     "memit": ("memit", ALL, {}),
     "memit, rounds of 4": ("memit", ROUND, {}),
-    "memit, rounds of 4, openings": ("memit", ROUND, {"openings": True}),
+    "memit, rounds of 4, no openings": ("memit", ROUND, {"openings": False}),
     **{name: (name, ALL, {}) for name in ("emmet", "pmet", "alphaedit", "ft_m", "ft_l", "lora_edit", "ultraedit")},
     **{name: (name, ALL, {}) for name in ("mend", "malmen", "grace", "wise", "serac_trained")},
 }
