@@ -115,16 +115,19 @@ class Live:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             checkpoints = list(self.store.backend.list("checkpoints/"))
-            jobs = [one for one in psutil.process_iter(["cmdline"]) if self._is_job(one)]
+            jobs = [one for one in psutil.process_iter(["cmdline"]) if self._tunes(one)]
             if jobs and any(key.endswith("manifest.json") for key in checkpoints):
                 return jobs[0]
             time.sleep(0.1)
         raise AssertionError("no step with a checkpoint is running")
 
-    def _is_job(self, process: psutil.Process) -> bool:
+    def _tunes(self, process: psutil.Process) -> bool:
+        command = process.info["cmdline"] or []
         try:
-            return "run-job" in (process.info["cmdline"] or []) and process.environ().get("LFM_HOME") == str(self.stack.home)
-        except psutil.Error:
+            if "run-job" not in command or process.environ().get("LFM_HOME") != str(self.stack.home):
+                return False
+            return json.loads(Path(command[command.index("run-job") + 1]).read_text())["step"] == "tune"
+        except (psutil.Error, FileNotFoundError):
             return False
 
 
