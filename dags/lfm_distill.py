@@ -73,7 +73,7 @@ Methods that look inside the teacher, or that let the student write, need the te
             description="Ask the teacher once and learn from what was kept, instead of asking it at every step.",
             section="What to work on",
         ),
-        **step_params("prepare", defaults={"text_column": "text", "label_column": "label"}),
+        **step_params("prepare", defaults={"text_column": "text", "label_column": "label"}, skip=["part_column", "parts"]),
         **step_params("cut_student", defaults={"depth": 10}),
         **step_params("record_signals"),
         **step_params("distill"),

@@ -87,7 +87,8 @@ def test_every_row_has_a_prompt_a_completion_and_where_it_came_from(do, card):
     found = rows(do(card, given(card)))
     assert found
     for row in found:
-        assert row["prompt"].startswith("article ") and row["completion"] == row["completion"].strip() != ""
+        explains = "Explain. " if row.get("part") == "explain" else ""
+        assert row["prompt"].startswith(f"{explains}article ") and row["completion"] == row["completion"].strip() != ""
         assert len(row["request_sha256"]) == 64 and row["teacher"] and row["reference"] == "sport"
 
 
