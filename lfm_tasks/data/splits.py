@@ -21,8 +21,8 @@ GRAM = 13
 
 @dataclass(frozen=True)
 class Row:
-    """A row with its keys. ``input_key`` is equal for texts that differ in case and white space only; ``group_key``, which the split
-    follows, is that of the group, or else of the input."""
+    """A row with its keys. ``input_key`` is equal for texts that differ in case and white space only; ``group_key`` is empty where rows
+    are in no groups."""
 
     values: dict[str, str]
     sample_id: str
@@ -32,6 +32,11 @@ class Row:
     split: str
     origin: str
     group_key: str = ""
+
+    @property
+    def split_key(self) -> str:
+        """What the split follows."""
+        return self.group_key or self.input_key
 
 
 @dataclass
@@ -68,9 +73,10 @@ def make_row(
     values = dict(zip(columns, raw.values, strict=True))
     input_key = content_hash(normalise(values[column]) for column in input_columns)
     row_key = content_hash(normalise(value) for value in values.values())
-    group_key = content_hash([normalise(values[group_column])]) if group_column else input_key
-    split = raw.split or split_by_hash(group_key, fractions, seed)
-    return Row(values, content_hash(values), input_key, row_key, derive_seed(seed, "order", group_key), split, raw.origin, group_key)
+    group_key = content_hash([normalise(values[group_column])]) if group_column else ""
+    followed = group_key or input_key
+    split = raw.split or split_by_hash(followed, fractions, seed)
+    return Row(values, content_hash(values), input_key, row_key, derive_seed(seed, "order", followed), split, raw.origin, group_key)
 
 
 def split_by_hash(key: str, fractions: tuple[float, float], seed: int) -> str:
@@ -85,7 +91,7 @@ def carve(rows: list[Row], fractions: tuple[float, float], seed: int) -> list[Ro
     """Where the data name some splits but not all, the missing ones are taken from train by hash."""
     present = {row.split for row in rows}
     missing = tuple(0.0 if name in present else fraction for name, fraction in zip(("validation", "test"), fractions, strict=True))
-    return [replace(row, split=split_by_hash(row.group_key, missing, seed)) if row.split == "train" else row for row in rows]
+    return [replace(row, split=split_by_hash(row.split_key, missing, seed)) if row.split == "train" else row for row in rows]
 
 
 def ordered(rows: list[Row]) -> list[Row]:
@@ -114,7 +120,8 @@ def without_leaks(rows: list[Row], policy: str) -> list[Row]:
 
     Raises :class:`DataError` naming the rows where there are some and ``policy`` is "refuse".
     """
-    return _apart(_apart(rows, policy, "text", attrgetter("input_key")), policy, "group", attrgetter("group_key"))
+    apart = _apart(rows, policy, "text", attrgetter("input_key"))
+    return _apart(apart, policy, "group", attrgetter("group_key")) if any(row.group_key for row in apart) else apart
 
 
 def _apart(rows: list[Row], policy: str, what: str, key_of: Callable[[Row], str]) -> list[Row]:
