@@ -7,8 +7,11 @@ from typing import Any
 
 from airflow.sdk import Context, Param
 from airflow.sdk.exceptions import AirflowFailException
+from annotated_types import Le
 
 from lfm_tasks.catalogue import methods_of
+from lfm_tasks.config import Config
+from lfm_tasks.data.config import PrepareConfig
 from lfm_tasks.distillation.texts.config import ChainOfThoughtConfig
 from lfm_tasks.errors import ConfigError
 from lfm_tasks.evaluation.config import EvaluateConfig
@@ -38,7 +41,6 @@ NOT_OF_AN_API = (
     "teacher_share",
 )
 """Of the step *distill*, what an API's answers have one value for, and what needs a teacher that reads the student's texts."""
-LONGEST, LONGEST_ANSWER = 8192, 4096
 
 
 def teaching_params() -> dict[str, Any]:
@@ -83,7 +85,12 @@ def reasons_first(params: Mapping[str, Any]) -> bool:
 
 def room(params: Mapping[str, Any]) -> int:
     """Tokens of a prompt and of all that a teacher may write after it."""
-    return min(LONGEST, params["prepare_max_length"] + params["ask_teacher_max_new_tokens"])
+    return min(most(PrepareConfig, "max_length"), params["prepare_max_length"] + params["ask_teacher_max_new_tokens"])
+
+
+def most(config: type[Config], name: str) -> int:
+    """The upper bound of a field."""
+    return next(bound.le for bound in config.model_fields[name].metadata if isinstance(bound, Le))
 
 
 def measured(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def measured(params: Mapping[str, Any]) -> dict[str, Any]:
     if not reasons_first(params):
         return {}
     read = {"tasks": ["generation"], "answer_marks": params["write_rationales_answer_marks"]}
-    read["max_new_tokens"] = min(LONGEST_ANSWER, room(params))
+    read["max_new_tokens"] = min(most(EvaluateConfig, "max_new_tokens"), room(params))
     return {name: value for name, value in read.items() if params[f"evaluate_{name}"] == EvaluateConfig.model_fields[name].default}
 
 
