@@ -111,10 +111,10 @@ def test_what_is_in_no_scope_keeps_the_bases_bits(decoder, memories, name):
 @routed
 def test_facts_are_learnt(decoder, memories, name):
     model, tokenizer = decoder
-    batch = fact_batch(tokenizer, FACTS)
+    batch, memory = fact_batch(tokenizer, FACTS), memories(name)
     with torch.no_grad():
         before = target_nll(model, batch)
-        with installed(model, memories(name), tokenizer):
+        with installed(model, memory, tokenizer):
             after = target_nll(model, batch)
     assert (after < before - 0.5).all() and after.mean() < before.mean() - 0.8
 
