@@ -17,7 +17,7 @@ STEPS.add(
             "model": InputSpec(("model",), "Model whose tokenizer and chat template are used."),
         },
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
+        code=("lfm_tasks.data", "lfm_tasks.markdown", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -28,7 +28,7 @@ STEPS.add(
         run="lfm_tasks.data.images:run",
         inputs={"data": InputSpec(("dataset",), "Labelled images: Parquet files.")},
         outputs={"dataset": "dataset"},
-        code=("lfm_tasks.data", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
+        code=("lfm_tasks.data", "lfm_tasks.markdown", "lfm_tasks.models", "lfm_tasks.rows", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -273,7 +273,14 @@ STEPS.add(
             ),
         },
         outputs={"model": "model", "trials": "report"},
-        code=("lfm_tasks.reuse", "lfm_tasks.models", "lfm_tasks.artifacts.disk", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        code=(
+            "lfm_tasks.reuse",
+            "lfm_tasks.markdown",
+            "lfm_tasks.models",
+            "lfm_tasks.artifacts.disk",
+            "lfm_tasks.memory",
+            "lfm_tasks.seeds",
+        ),
         ranged=("models", "base"),
     )
 )
@@ -495,7 +502,7 @@ STEPS.add(
             "head": InputSpec(("model",), "Classifier whose head and classes stand in for the model's own.", required=False),
         },
         outputs={"report": "report"},
-        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.evaluation", "lfm_tasks.markdown", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -517,7 +524,7 @@ STEPS.add(
             "references": InputSpec(("dataset",), 'Rows {"answer", "text"}, for consistency.', required=False),
         },
         outputs={"report": "report", "known": "dataset"},
-        code=("lfm_tasks.evaluation", "lfm_tasks.facts", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
+        code=("lfm_tasks.evaluation", "lfm_tasks.markdown", "lfm_tasks.facts", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -535,7 +542,7 @@ STEPS.add(
             "head": InputSpec(("model",), "Classifier whose head and classes stand in for every model's own.", required=False),
         },
         outputs={"report": "report"},
-        code=("lfm_tasks.evaluation", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
+        code=("lfm_tasks.evaluation", "lfm_tasks.markdown", "lfm_tasks.metrics", "lfm_tasks.models", "lfm_tasks.memory", "lfm_tasks.seeds"),
     )
 )
 STEPS.add(
@@ -546,7 +553,7 @@ STEPS.add(
         run="lfm_tasks.selection.select:run",
         inputs={"reports": InputSpec(("report",), "Evaluations of the candidates on the validation split.", many=True)},
         outputs={"selection": "report"},
-        code=("lfm_tasks.selection", "lfm_tasks.metrics"),
+        code=("lfm_tasks.selection", "lfm_tasks.markdown", "lfm_tasks.metrics"),
     )
 )
 STEPS.add(
@@ -557,7 +564,7 @@ STEPS.add(
         run="lfm_tasks.selection.compare:run",
         inputs={"reports": InputSpec(("report",), "Evaluations of each subject on each task.", many=True)},
         outputs={"comparison": "report"},
-        code=("lfm_tasks.selection", "lfm_tasks.metrics"),
+        code=("lfm_tasks.selection", "lfm_tasks.markdown", "lfm_tasks.metrics"),
     )
 )
 STEPS.add(

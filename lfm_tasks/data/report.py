@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from lfm_tasks.data.splits import GRAM, Counts
+from lfm_tasks.markdown import escape
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 SAMPLES = 5
@@ -103,12 +102,6 @@ def _shorten(text: str, limit: int = 240) -> str:
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *[[escape(cell) for cell in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Text as it is, in Markdown: no HTML, no links, no pictures, no new cell."""
-    safe = re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", html.escape(text, quote=False))
-    return re.sub(r"\s*[\r\n]+\s*", " ⏎ ", safe)
 
 
 def length_histogram(tables: dict[str, pa.Table], max_length: int, path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 from lfm_tasks.config import canonical_json
 from lfm_tasks.evaluation.config import EvaluateConfig
 from lfm_tasks.evaluation.figures import draw_group
+from lfm_tasks.markdown import escape
 from lfm_tasks.metrics.answers import split_at_answer
 from lfm_tasks.metrics.catalogue import LABELLED, METRICS_OF
 from lfm_tasks.metrics.samples import measure, of_group, write_samples
@@ -174,7 +174,4 @@ def _worst(group: str, table: pa.Table) -> list[str]:
 
 def _cell(text: str) -> str:
     """``text`` as one cell of a Markdown table: no markup of its own, one line, not too long."""
-    shown = json.dumps(text[:TEXT_SHOWN] + ("…" if len(text) > TEXT_SHOWN else ""), ensure_ascii=False)[1:-1]
-    for sign in "|`<>*_[]":
-        shown = shown.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
-    return shown
+    return escape(text[:TEXT_SHOWN] + ("…" if len(text) > TEXT_SHOWN else ""))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lfm_tasks.markdown import escape
+
 COLUMNS = ("role", "champion", "challenger", "difference", "low", "high", "verdict")
 
 
@@ -26,10 +28,3 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else escape(str(value).replace("_", " "))
-
-
-def escape(text: Any) -> str:
-    """Text that Markdown and HTML show as it is, in one line."""
-    plain = " ".join(str(text).split())
-    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", plain)

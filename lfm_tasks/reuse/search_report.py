@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from lfm_tasks.config import canonical_json
+from lfm_tasks.markdown import cell
 from lfm_tasks.reuse.search_config import SearchMergeConfig
 from lfm_tasks.reuse.search_figure import draw
 from lfm_tasks.reuse.trials import Trial, Trials
@@ -65,7 +66,3 @@ def render(config: SearchMergeConfig, trials: Trials, best: Trial, default: Tria
     left = f"The {len(candidates) - SHOWN} candidates below are in `trials.csv`. " if len(candidates) > SHOWN else ""
     chosen = "The best was chosen by these validation rows, so its figure here flatters it: evaluate it on the test split."
     return "\n".join([*lines, "", left + chosen, "", "![scores](figures/trials.png)", ""])
-
-
-def cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lfm_tasks.artifacts.store import Artifact, Store
 from lfm_tasks.errors import AttemptKilled, LfmError, ReferenceRefused, Unavailable
+from lfm_tasks.markdown import escape
 from lfm_tasks.runner.config import ReplayConfig
 from lfm_tasks.runner.context import RunningContext
 from lfm_tasks.runner.distance import artifact_distance, metrics_distance
@@ -139,7 +140,7 @@ def _page(described: dict[str, Any], done: list[StepReplay]) -> str:
     lines = [f"# Replay: {described['verdict']}", "", f"{what}, rebuilt from its records.", ""]
     lines += ["| step | record | verdict | largest relative difference | why |", "|---|---|---|---|---|"]
     for step in done:
-        why = " ".join(step.why).replace("|", "\\|").replace("<", "&lt;")
+        why = escape(" ".join(step.why))
         lines.append(f"| {step.step} {step.method or ''} | `{step.record[:12]}` | {step.verdict} | {_how_far(step).strip(' ()')} | {why} |")
     return "\n".join([*lines, ""])
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, DataError, unknown_name
+from lfm_tasks.markdown import cell
 from lfm_tasks.selection.compare_config import CompareConfig, Subject
 from lfm_tasks.selection.compare_figure import draw
 from lfm_tasks.selection.pareto import pareto_front
-from lfm_tasks.selection.select import cell, choose_metric, read_report
+from lfm_tasks.selection.select import choose_metric, read_report
 from lfm_tasks.step import Input, Outcome, Output, StepContext, all_of
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lfm_tasks.config import canonical_json
 from lfm_tasks.errors import ConfigError, DataError, unknown_name
+from lfm_tasks.markdown import cell
 from lfm_tasks.metrics.primary import primary_metric
 from lfm_tasks.selection.config import Candidate, SelectConfig
 from lfm_tasks.selection.figure import draw
@@ -156,7 +157,3 @@ def _render(metric: str, rows: list[Row], best: Row) -> str:
 
 def overlap(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     return one["low"] <= other["high"] and other["low"] <= one["high"]
-
-
-def cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -151,8 +151,8 @@ def test_an_answer_is_read_behind_its_mark_and_shown_beside_its_text(tmp_path: P
     assert outcome.metrics == {"generation/exact_match": 0.5}
     page = (report / "report.md").read_text()
     assert "| sample | target | answer | text |\n|---|---|---|---|\n" in page
-    assert "|  sport | the cup was scored, sport | the cup was scored, sport\\nAns |" in page
-    assert "|  sport |  | the bank fell\\nAnswer: |" in page
+    assert "|  sport | the cup was scored, sport | the cup was scored, sport ⏎ Ans |" in page
+    assert "|  sport |  | the bank fell ⏎ Answer\\: |" in page
     assert "12 of 24 texts hold none of the answer marks; the first line of each is its answer" in page
 
 
@@ -284,8 +284,8 @@ def test_text_of_a_label_is_text_in_the_report(tmp_path: Path, llama: Path):
     labels = ["$x$ | <b>", "[y](http://example.org)"]
     _, report = evaluate(tmp_path / "work", llama, write_instructions(tmp_path / "data", llama, labels=labels))
     text = (report / "report.md").read_text()
-    assert r"$x$ \| &lt;b\>" in text
-    assert r"\[y\](http" in text
+    assert r"$x$ \| &lt;b&gt;" in text
+    assert r"\[y\]\(http" in text
     assert "<b>" not in text
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from lfm_tasks.config import parse_config
+from lfm_tasks.markdown import escape
 from lfm_tasks.operators.approve import AskOperator, answer_of
-from lfm_tasks.operators.markdown import decision_page, escape
+from lfm_tasks.operators.markdown import decision_page
 from lfm_tasks.promotion.config import ApproveConfig
 from lfm_tasks.settings import settings
 
