@@ -71,6 +71,11 @@ class Texts:
     texts: list[str]
     marks: tuple[str, ...] = ()
 
+    @property
+    def read(self) -> list[str]:
+        """What is measured of each text."""
+        return read_answers(self.texts, self.marks)
+
     def table(self) -> pa.Table:
         return scored(self.group, self.rows, written_columns(self.texts, self.rows.columns["completion"], self.marks))
 
@@ -96,9 +101,14 @@ def labelled_columns(labels: list[str], target: Integers, probabilities: Floats,
     }
 
 
+def read_answers(texts: Sequence[str], marks: Sequence[str]) -> list[str]:
+    """The answer behind the last of the ``marks`` in each text, or without marks all of it."""
+    return [read_answer(text, marks) if marks else text for text in texts]
+
+
 def written_columns(texts: Sequence[str], target: Sequence[str], marks: Sequence[str]) -> dict[str, Any]:
-    """Columns that follow from texts: the prediction is the answer that is read in each, or without ``marks`` all of it."""
-    answers = [read_answer(text, marks) for text in texts] if marks else texts
+    """Columns that follow from texts: the prediction is the answer that is read in each."""
+    answers = read_answers(texts, marks)
     correct = [normalise(answer) == normalise(right) for answer, right in zip(answers, target, strict=True)]
     columns = {"target": target, "prediction": answers, "correct": np.array(correct, "int8")}
     return columns | ({"text": texts} if marks else {})

@@ -12,9 +12,12 @@ import pytest
 from scipy.special import logsumexp
 from transformers import PreTrainedModel
 
+from lfm_tasks.catalogue import METHODS
 from lfm_tasks.errors import ConfigError, IncompatibleModels
 from lfm_tasks.evaluation import evaluate as evaluation
+from lfm_tasks.evaluation.answers import Texts
 from lfm_tasks.evaluation.config import EvaluateConfig
+from lfm_tasks.evaluation.ensemble.combine import combine
 from lfm_tasks.evaluation.ensemble.config import EnsembleConfig
 from lfm_tasks.evaluation.ensemble.ensemble import run
 from lfm_tasks.metrics.answers import read_answer
@@ -198,6 +201,17 @@ def test_the_answer_is_read_in_the_text_that_was_chosen(tmp_path: Path, llamas: 
     theirs = [samples(alone(tmp_path / str(k), model, data, max_new_tokens=4)[1])["prediction"] for k, model in enumerate(llamas)]
     assert all(chosen in texts for chosen, *texts in zip(found["text"], *theirs, strict=True))
     assert found["prediction"] == [read_answer(text, ["e"]) for text in found["text"]]
+
+
+def test_likeness_is_of_the_answers_that_are_read(tmp_path: Path, llamas: list[Input]):
+    """Two reason differently to one answer; the third's text is like both, the answer another (Wang et al. 2022: a majority of answers)."""
+    data = write_instructions(tmp_path / "data", llamas[0].path, 1, choices=False)
+    rows, card = evaluation.read_rows(data, "test"), METHODS["minimum_bayes_risk"]
+    written = ("aa bb cc dd so: sport", "ee ff gg hh so: sport", "aa bb cc ee ff gg so: tech")
+    for marks, similarity, expected in ((("so:",), "exact", 0), (("so:",), "token_f1", 0), ((), "token_f1", 2)):
+        members = [Texts("generation", rows, [np.array([k])] * len(rows), [text] * len(rows), marks) for k, text in enumerate(written)]
+        table, _ = combine(card.function, card.config_class(similarity=similarity), members, (), {})
+        assert table["text" if marks else "prediction"].to_pylist() == [written[expected]] * len(rows)
 
 
 def test_the_likeliest_answer_under_all_members_is_chosen(tmp_path: Path, llamas: list[Input]):

@@ -92,7 +92,9 @@ class RankedOptions(Config):
 
 class MinimumBayesRiskConfig(RankedOptions):
     similarity: Literal["chrf", "token_f1", "exact"] = Field(
-        "chrf", description="How like two answers are: chrF, F1 of their words, or 1 for equal answers, which makes it a vote."
+        "chrf",
+        description="How like two answers are: chrF, F1 of their words, or 1 for equal answers, which makes it a vote. "
+        "With answer_marks likeness is of what is read behind them: a vote is self-consistency (Wang et al. 2022, arXiv 2203.11171).",
     )
 
 
