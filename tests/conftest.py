@@ -29,7 +29,7 @@ os.environ.update(
     HF_DATASETS_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
-    OMP_WAIT_POLICY="PASSIVE",
+    OMP_NUM_THREADS="1",  # the workers of pytest have the processors among them
 )
 for _name in [name for name in os.environ if name.startswith(("LFM_", "MLFLOW_TRACKING"))]:
     if _name not in ("LFM_HOME",):

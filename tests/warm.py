@@ -40,7 +40,7 @@ sys.exit(code[0] if code else 1)
 def warm_interpreter(directory: Path) -> Iterator[Path]:
     """The path of an interpreter that answers ``-m MODULE …`` with a fork, while the context is open."""
     address, program = directory / "socket", directory / "python"
-    server = subprocess.Popen([sys.executable, "-m", "tests.warm", address], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    server = subprocess.Popen([sys.executable, "-m", "tests.warm", address], cwd=ROOT)
     try:
         while not address.exists():
             assert server.poll() is None, "the server of warm interpreters ended"

@@ -58,7 +58,6 @@ def run_dag(airflow_database, home, tmp_path, monkeypatch, warm) -> Callable[...
     from tests.conftest import ROOT
 
     monkeypatch.setenv("LFM_ALLOWED_PREFIXES", f"file://{tmp_path}")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LFM_INTERPRETER", str(warm))
     settings.cache_clear()
 

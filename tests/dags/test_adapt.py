@@ -31,7 +31,6 @@ def run(airflow_database, home, tmp_path, monkeypatch, warm):
     from airflow.dag_processing.dagbag import DagBag
 
     monkeypatch.setenv("LFM_ALLOWED_PREFIXES", f"file://{tmp_path}")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LFM_INTERPRETER", str(warm))
     from lfm_tasks.settings import settings
 

@@ -147,7 +147,6 @@ def live(interpreter):
         LFM_ALLOWED_PREFIXES=f"file://{data}",
         AWS_SECRET_ACCESS_KEY=CANARY,
         AIRFLOW_CONN_CANARY=f"http://user:{CANARY}@localhost",
-        OMP_NUM_THREADS="1",
         LFM_INTERPRETER=str(interpreter),
     )
     try:

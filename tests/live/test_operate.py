@@ -63,7 +63,6 @@ def people(warm):
             LFM_RETRAIN_SCHEDULE="0 0 29 2 *",
             LFM_RETRAIN_PARAMS=json.dumps(toy.conf(promote_approval="never", promote_model_name="retrained")),
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection(),
-            OMP_NUM_THREADS="1",
             LFM_INTERPRETER=str(warm),
         )
         try:

@@ -35,7 +35,6 @@ def partitioned(warm):
         LFM_ALLOWED_PREFIXES=f"file://{root / 'data'}",
         LFM_RETRAIN_SCHEDULE="* * * * *",
         LFM_RETRAIN_PARAMS=json.dumps(params),
-        OMP_NUM_THREADS="1",
         LFM_INTERPRETER=str(warm),
     )
     try:
