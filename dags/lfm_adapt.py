@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import FinishRunOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_adapt",
@@ -25,10 +22,6 @@ Actions** and *approve* puts it on record; *promote* registers the challenger an
 
 Every unchanged step is answered from the step cache and says so. Results are in MLflow; `lfm lineage` draws the graph.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "tuning"],
     params={
         "model": reference_param("models", "starter://smollm2-135m-instruct", "Model", "The model to adapt."),
@@ -46,6 +39,7 @@ Every unchanged step is answered from the step cache and says so. Results are in
         **step_params("evaluate"),
         **promotion_params(model_name="bbc-topics"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from airflow.sdk import DAG
 
 from lfm_tasks.operators.audit import CollectOperator
+from lfm_tasks.operators.dags import common
 from lfm_tasks.operators.finish import FinishRunOperator
 from lfm_tasks.operators.params import step_params, tasks_of
 
@@ -19,13 +20,10 @@ Kept is what an alias names, what the ledger ever named, the evidence for it, ev
 made or used lately. Each week's run lists the rest, with sizes, in its MLflow run. To delete, trigger it with addresses from that
 list: an address that is kept is refused, and then nothing is deleted. Records stay.
 """,
-    schedule="0 5 * * 0",
     start_date=datetime(2026, 1, 1),
-    catchup=False,
-    max_active_runs=1,
-    default_args={"owner": "lfm", "retries": 1, "retry_delay": timedelta(minutes=5)},
     tags=["lfm", "maintenance"],
     params=step_params("collect"),
+    **common(schedule="0 5 * * 0", max_active_runs=1, retries=1, retry_delay=timedelta(minutes=5)),
 )
 
 with tasks_of(dag):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
 from lfm_tasks.assets import NEW_MODEL
@@ -17,10 +15,10 @@ from lfm_tasks.operators import (
     PrepareOperator,
     RecordSignalsOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, references_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
 
-HEAVY = {"pool": "cpu_heavy"}
 LABELS_ALONE = {
     "alpha": 0.0,
     "method": "forward_kl",
@@ -48,10 +46,6 @@ side by side: where that is not enough, the rest is skipped. *gate* compares the
 
 Methods that look inside the teacher, or that let the student write, need the teacher itself: leave *Record the teacher* off.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "distillation"],
     params={
         "teacher": reference_param("models", "starter://smollm2-135m-instruct", "Teacher", "The model to learn from."),
@@ -81,6 +75,7 @@ Methods that look inside the teacher, or that let the student write, need the te
         **step_params("judge_student"),
         **promotion_params(model_name="distilled"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import DistillDataFreeOperator, EvaluateOperator, FinishRunOperator, PrepareImagesOperator
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_distill_data_free",
@@ -24,10 +21,6 @@ opened, and opening one fails the step. Its report says what was chosen by what,
 With *test data* the teacher, the student before and the student after are evaluated on its test split, in steps of their own that
 change nothing about the choice. Without, these are skipped.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "distillation"],
     params={
         "teacher": reference_param("models", None, "Teacher", "The image classifier to learn from."),
@@ -44,6 +37,7 @@ change nothing about the choice. Without, these are skipped.
         **step_params("prepare_images"),
         **step_params("evaluate"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
@@ -18,11 +16,10 @@ from lfm_tasks.operators import (
     PrepareGeneralOperator,
     TrainEditorOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.layers import find_layer, layer_params
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_edit",
@@ -46,10 +43,6 @@ those of `lfm_adapt`. The edit itself is an artifact of low-rank changes beside 
 `lfm_rollback` or from the adapter. Methods that keep the weights (GRACE, WISE, T-Patcher, prompts) are for `lfm run edit`: what is
 promoted here is a plain model.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "editing"],
     params={
         "model": reference_param("models", "starter://smollm2-135m-instruct", "Model", "The decoder to edit."),
@@ -83,6 +76,7 @@ promoted here is a plain model.
         **layer_params(),
         **promotion_params(model_name="edited"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import MODEL
 from lfm_tasks.operators import EvaluateOperator, FindModelsOperator, FinishRunOperator, PrepareOperator
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_evaluate",
@@ -22,11 +19,7 @@ data set that the model's own record names. An adapter whose merged model was ma
 
 From the form it evaluates one model on data of your choice.
 """,
-    schedule=[MODEL],
-    catchup=False,
     is_paused_upon_creation=True,
-    max_active_runs=1,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "evaluation"],
     params={
         "model": reference_param("models", None, "Model", "The model to evaluate; empty where events name the models."),
@@ -34,6 +27,7 @@ From the form it evaluates one model on data of your choice.
         **step_params("prepare", defaults={"text_column": "text", "label_column": "label"}),
         **step_params("evaluate"),
     },
+    **common(schedule=[MODEL], max_active_runs=1),
 )
 
 with tasks_of(dag):

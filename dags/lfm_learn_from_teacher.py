@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
@@ -18,11 +16,10 @@ from lfm_tasks.operators import (
     TuneOperator,
     WriteRationalesOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 from lfm_tasks.operators.teaching import FROM_LOG_PROBABILITIES, FROM_RATIONALES, teaching_params
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_learn_from_teacher",
@@ -51,10 +48,6 @@ person*, *approve* and *promote* are those of `lfm_adapt`.
 **Who may be asked** is the administrator's: `LFM_TEACHER_ENDPOINTS` holds the allowed URLs. The key is in an environment variable whose
 name ends in `_API_KEY`, or in an Airflow connection of the endpoint's host; the form names it and never holds it.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "distillation"],
     params={
         "model": reference_param("models", "starter://smollm2-135m-instruct", "Student", "The decoder that learns."),
@@ -71,6 +64,7 @@ name ends in `_API_KEY`, or in an Airflow connection of the endpoint's host; the
         **step_params("evaluate"),
         **promotion_params(model_name="taught-topics"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

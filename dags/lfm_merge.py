@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
@@ -23,9 +21,8 @@ from lfm_tasks.operators import (
     PrepareOperator,
     StatisticsOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import methods_param, sources_params, step_params, tasks_of
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_merge",
@@ -41,10 +38,6 @@ merges. Give *other methods* to have several in it; one that fails does not stop
 the form's method, against the champion of the form, or the base: one verdict over all tasks would let a gain on a big task hide a
 loss on a small one.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "reuse"],
     params={
         **sources_params("result"),
@@ -63,6 +56,7 @@ loss on a small one.
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

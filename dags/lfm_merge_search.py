@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
@@ -20,10 +18,10 @@ from lfm_tasks.operators import (
     PrepareOperator,
     SearchMergeOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import airflow_params, methods_param, sources_params, step_params, tasks_of
 from lfm_tasks.steps import STEPS
 
-HEAVY = {"pool": "cpu_heavy"}
 SEARCH = STEPS["search_merge"]
 
 dag = DAG(
@@ -43,10 +41,6 @@ Candidates and winners are chosen by the **validation** rows alone. Each winner 
 *compare* makes one table of base, experts and winners. *gate* is asked once for each task about the winner that is best on validation,
 against the champion of the form, or the base.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "reuse"],
     params={
         **sources_params("best"),
@@ -57,6 +51,7 @@ against the champion of the form, or the base.
         **step_params("compare", skip=["subjects", "cells"]),
         **step_params("gate"),
     },
+    **common(),
 )
 
 with tasks_of(dag):

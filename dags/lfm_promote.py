@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.operators import EvaluateOperator, FinishRunOperator, PrepareGeneralOperator, PrepareOperator
-from lfm_tasks.operators.notify import failure_notifiers
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of
 from lfm_tasks.operators.promotion import decide_and_promote, promotion_params
-
-HEAVY = {"pool": "cpu_heavy"}
 
 dag = DAG(
     dag_id="lfm_promote",
@@ -22,11 +18,6 @@ Model and champion are measured on the same held-out samples of the data; the ga
 or the Param *approval* wants it. Before the alias moves, the step *promote* checks again that the decision and the answer are
 about each other and about this model, and that the champion is still the one that the gate compared with.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=1,
-    on_failure_callback=failure_notifiers(),
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "promotion"],
     params={
         "model": reference_param(
@@ -43,6 +34,7 @@ about each other and about this model, and that the champion is still the one th
         **step_params("evaluate"),
         **promotion_params(),
     },
+    **common(max_active_runs=1),
 )
 
 with tasks_of(dag):

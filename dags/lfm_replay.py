@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
 from lfm_tasks.operators.audit import ReplayOperator
+from lfm_tasks.operators.dags import common
 from lfm_tasks.operators.finish import FinishRunOperator
 from lfm_tasks.operators.params import step_params, tasks_of
 
@@ -18,9 +17,6 @@ dag = DAG(
 The report says for each step: identical bytes; within the tolerance, and how far off; or diverged, and why (code, environment,
 inputs). Nothing is registered, no alias moves, and MLflow gets one run: that of the replay.
 """,
-    schedule=None,
-    catchup=False,
-    default_args={"owner": "lfm", "retries": 1, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "audit"],
     params={
         "artifact": Param(
@@ -33,6 +29,7 @@ inputs). Nothing is registered, no alias moves, and MLflow gets one run: that of
         ),
         **step_params("replay"),
     },
+    **common(retries=1),
 )
 
 with tasks_of(dag):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
 from lfm_tasks.assets import NEW_MODEL
 from lfm_tasks.operators import FinishRunOperator, NoveltyOperator, PrepareGeneralOperator, PrepareOperator, TuneOperator
-from lfm_tasks.operators.notify import failure_notifiers, retrain_deadline
+from lfm_tasks.operators.dags import HEAVY, common
+from lfm_tasks.operators.notify import retrain_deadline
 from lfm_tasks.operators.params import reference_param, step_params, tasks_of, with_defaults
 from lfm_tasks.operators.promotion import measure_and_promote, promotion_params
 from lfm_tasks.operators.schedules import retrain_schedule
 from lfm_tasks.settings import settings
-
-HEAVY = {"pool": "cpu_heavy"}
 
 params = with_defaults(
     {
@@ -59,14 +56,10 @@ seconds. A model that a person rolled back does not come back in this way.
 **Late or failed.** A run that has not ended `LFM_RETRAIN_HOURS` after its queueing is reported, and so is a failure, by mail to
 `LFM_NOTIFY_EMAIL`.
 """,
-    schedule=retrain_schedule(params["data"].value),
-    catchup=False,
-    max_active_runs=1,
     deadline=retrain_deadline(),
-    on_failure_callback=failure_notifiers(),
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "tuning"],
     params=params,
+    **common(schedule=retrain_schedule(params["data"].value), max_active_runs=1),
 )
 
 with tasks_of(dag):

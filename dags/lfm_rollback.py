@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
 from lfm_tasks.names import NAME_PATTERN
 from lfm_tasks.operators import FinishRunOperator, RollbackOperator
-from lfm_tasks.operators.notify import failure_notifiers
+from lfm_tasks.operators.dags import common
 from lfm_tasks.operators.params import step_params, tasks_of
 from lfm_tasks.proposals import proposals
 from lfm_tasks.settings import settings
@@ -21,11 +19,6 @@ dag = DAG(
 The move is a new entry of the ledger, with who and why; its evidence is the entry that it returns to. Nothing is lost: to undo a
 rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=1,
-    on_failure_callback=failure_notifiers(),
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "promotion"],
     params={
         "model_name": Param(
@@ -48,6 +41,7 @@ rollback, roll back to the version before it. `lfm ledger NAME` lists all moves.
         ),
         **step_params("rollback"),
     },
+    **common(max_active_runs=1),
 )
 
 with tasks_of(dag):

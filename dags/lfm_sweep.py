@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, task_group
 
 from lfm_tasks.assets import NEW_MODEL
@@ -16,10 +14,10 @@ from lfm_tasks.operators import (
     SelectOperator,
     TuneOperator,
 )
+from lfm_tasks.operators.dags import HEAVY, common
 from lfm_tasks.operators.params import airflow_params, reference_param, step_params, tasks_of
 from lfm_tasks.selection.config import SweepConfig
 
-HEAVY = {"pool": "cpu_heavy"}
 GRID = {"rank": [4, 16], "learning_rate": [1e-4, 3e-4]}
 
 sweep = config_fields(SweepConfig, "sweep", "Sweep")
@@ -37,10 +35,6 @@ side by side as far as the pool *cpu_heavy* lets them. One that fails (a learnin
 equal sweeps give equal answers), and names the best by the **validation** split. Only that one is measured on **test**, once:
 its figure is then not the luckiest of many. To promote it, give its address (the task *select*, key `best`) to `lfm_promote`.
 """,
-    schedule=None,
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "lfm", "retries": 2, "retry_delay": timedelta(seconds=15)},
     tags=["lfm", "tuning"],
     params={
         "model": reference_param("models", "starter://smollm2-135m-instruct", "Model", "The model to adapt."),
@@ -51,6 +45,7 @@ its figure is then not the luckiest of many. To promote it, give its address (th
         **step_params("tune"),
         **step_params("evaluate", skip=["split"]),
     },
+    **common(),
 )
 
 with tasks_of(dag):

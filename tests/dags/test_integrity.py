@@ -35,6 +35,18 @@ def test_every_task_has_a_retry_and_heavy_steps_wait_for_a_slot(dagbag):
                 assert task.pool == "cpu_heavy", task.task_id
 
 
+def test_people_are_told_of_a_failed_run_of_any_dag_but_the_quarter_hourly_one(airflow_database, monkeypatch):
+    from airflow.dag_processing.dagbag import DagBag
+
+    from lfm_tasks.settings import settings
+
+    monkeypatch.setenv("LFM_NOTIFY_EMAIL", "ann@localhost")
+    settings.cache_clear()
+    told = {dag.dag_id for dag in DagBag(str(ROOT / "dags")).dags.values() if dag.on_failure_callback}
+    settings.cache_clear()
+    assert told == {path.stem for path in DAG_FILES} - {"lfm_maintain"}
+
+
 def test_every_param_has_a_type_and_a_description(dagbag):
     for dag in dagbag.dags.values():
         for name in dag.params:
