@@ -24,7 +24,6 @@ from tests.smtp_server import mail_server
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 HASTY = """import os
-from datetime import timedelta
 
 from lfm_tasks.settings import settings
 
@@ -38,8 +37,8 @@ def write_dags(directory: Path) -> None:
     """Our own DAGs, and lfm_promote once more with eleven seconds to answer."""
     shutil.copytree(ROOT / "dags", directory, ignore=shutil.ignore_patterns("__pycache__"))
     source = (ROOT / "dags" / "lfm_promote.py").read_text()
-    source = source.replace("from datetime import timedelta\n", HASTY).replace("lfm_promote", "lfm_hasty")
-    (directory / "lfm_hasty.py").write_text(source)
+    head, begin, rest = source.partition("from airflow.sdk import DAG\n")
+    (directory / "lfm_hasty.py").write_text((head + HASTY + begin + rest).replace("lfm_promote", "lfm_hasty"))
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +244,12 @@ def test_every_model_of_a_sweep_is_evaluated_by_its_event(people, model):
 
 
 def test_retraining_is_reported_when_late_and_finds_nothing_new_when_data_changed_in_name_only(people, model):
+    """And people are told of a run that failed."""
     live, admin, _, mail = people
+    failing = admin.trigger("lfm_adapt", live.conf(data=f"file://{live.data}/nothing.jsonl"))
     run_id = admin.trigger("lfm_retrain", {})
     live.succeeds(run_id, 300, "lfm_retrain")
+    wait_until(lambda: f"lfm_adapt {failing} failed" in mail.subjects, 120, mail.subjects)
     wait_until(lambda: any("is late" in subject for subject in mail.subjects), 120, mail.subjects)
     between = {"dag_id": "lfm_retrain", "from_date": "2023-01-01T00:00:00Z", "to_date": "2026-01-01T00:00:00Z"}
     planned = admin._call("POST", "backfills/dry_run", between | {"dag_run_conf": {}})["backfills"]
