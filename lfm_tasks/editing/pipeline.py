@@ -149,7 +149,7 @@ class _Layer:
         self.strengths.scatter_reduce_(0, fact, solvers.strengths(keys, directions), "amax")
         self.ridge = self.options.ridge or self.options.ridge_share * float(self.strengths.median())
         self.solution = solvers.solve(residuals, keys, directions, self.ridge, self._earlier(keys))
-        self.energy = float((keys * directions).sum() / keys.square().sum())
+        self.energy = solvers.kept_energy(keys, directions)
         change = LowRank(self.site.name, self.solution.left.float(), self.solution.right.float(), self.site.transposed)
         change = self._filtered(change) if self.options.filter == "rect" else change
         self.relative = float(change.stored.norm() / self.site.matrix.norm())

@@ -81,6 +81,12 @@ def project(basis: Tensor, keys: Tensor) -> Tensor:
     return basis @ (basis.T @ keys)
 
 
+def kept_energy(keys: Tensor, projected: Tensor) -> float:
+    """The share of its energy that P K has left of a key, the median over the keys: one that opens a text may be twenty times as long
+    as all others, and lie outside."""
+    return float((strengths(keys, projected) / keys.square().sum(0)).median())
+
+
 def columns(contextual: Tensor, weights: Tensor, two_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Which columns [m] the facts get for their keys [n, contexts, d_k], the bare prompt's first: the fact of each, the weights of its
     contexts [m, contexts]; and cos(bare, mean of the others) of each fact [n].

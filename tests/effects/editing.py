@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from steps import SEEDS, run, spread, write
+from steps import FILES, SEEDS, run, spread, write
 
 from lfm_tasks.artifacts.store import Store
 from lfm_tasks.catalogue import METHODS
-from lfm_tasks.facts.reading import fact_row, read_facts
+from lfm_tasks.facts.reading import read_facts, write_facts
 from lfm_tasks.facts.record import Fact
 from lfm_tasks.seeds import derive_seed
 from lfm_tasks.settings import settings
@@ -140,8 +140,8 @@ def needs(method: str, edited: str, given: Given, seed: int) -> tuple[dict[str, 
 
 
 def imported(facts: Sequence[Fact]) -> str:
-    rows = json.loads(json.dumps([fact_row(fact) for fact in facts]))
-    return run("import_facts", {}, facts=rows).outputs["dataset"]
+    write_facts(facts, FILES / "facts")
+    return run("import_facts", {"data": f"file://{FILES}/facts"}).outputs["dataset"]
 
 
 def asked(model: str, facts: str, general: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ Run from the repository's root as ``python tests/effects/NAME.py`` (``make effec
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,11 @@ from lfm_tasks.settings import settings
 from lfm_tasks.steps import STEPS
 
 SEEDS = (0, 1, 2)
+FILES = settings().home / "effects" / "files"
+"""Where a script may write what its steps shall import."""
+
+os.environ["LFM_ALLOWED_PREFIXES"] = f"file://{FILES}"
+settings.cache_clear()
 
 
 def run(step: str, inputs: Mapping[str, str | list[str]], *, alone: bool = False, **values: Any) -> JobResult:

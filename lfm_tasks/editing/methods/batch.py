@@ -12,7 +12,7 @@ from lfm_tasks.editing.method import Edit, Editing, EditMethod
 from lfm_tasks.editing.methods.config import AlphaEditOptions, BatchOptions
 from lfm_tasks.editing.moments import KeyMoments
 from lfm_tasks.editing.pipeline import Recipe, edited_sites, locate_and_edit
-from lfm_tasks.editing.solvers import project
+from lfm_tasks.editing.solvers import kept_energy, project
 from lfm_tasks.errors import DataError
 from lfm_tasks.facts.record import Fact
 
@@ -25,13 +25,14 @@ def whitened(moments: KeyMoments, keys: Tensor, options: BatchOptions) -> Tensor
 
 
 def projected(moments: KeyMoments, keys: Tensor, options: AlphaEditOptions) -> Tensor:
-    """Raises :class:`DataError` where the null space holds next to nothing of the keys."""
+    """Raises :class:`DataError` where the null space holds next to nothing of most keys."""
     basis = moments.null_space(options.energy)
     found = project(basis, keys)
-    if float(found.square().sum() / keys.square().sum()) < LEAST_ENERGY:
+    if kept_energy(keys, found) < LEAST_ENERGY:
         raise DataError(
             f"The null space at energy={options.energy} has {basis.shape[1]} of {len(keys)} directions and holds less than "
-            f"{LEAST_ENERGY:.0%} of the keys' energy: the facts could not be written there. Raise energy, or choose other layers."
+            f"{LEAST_ENERGY:.0%} of the energy of half of the keys: the facts could not be written there. Raise energy, or choose other "
+            "layers."
         )
     return found
 
