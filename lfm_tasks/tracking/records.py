@@ -81,12 +81,18 @@ def tags(record: Record) -> dict[str, str]:
         "lfm.packages": json.dumps(record["environment"].get("packages", {}), sort_keys=True),
         "lfm.device": record["environment"].get("device"),
         "lfm.seed": record.get("seed"),
-        "lfm.inputs": json.dumps({name: given["sha256"] for name, given in record["inputs"].items()}, sort_keys=True),
-        "lfm.outputs": json.dumps({name: output["sha256"] for name, output in record["outputs"].items()}, sort_keys=True),
+        "lfm.inputs": _addresses(record["inputs"]),
+        "lfm.outputs": _addresses(record["outputs"]),
         "lfm.final": "true",
         "mlflow.note.content": _note(record),
     }
     return clean_tags(found)
+
+
+def _addresses(named: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """As JSON; None of more than a tag holds, all of which have tags of their own."""
+    text = json.dumps({name: one["sha256"] for name, one in named.items()}, sort_keys=True)
+    return text if len(text) <= TAG_LENGTH else None
 
 
 def clean_tags(found: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from lfm_tasks.tracking.redact import redact
 from lfm_tasks.tracking.reporter import Reporter
 
 KEY, ROLE = "lfm.key", "lfm.role"
-ENTITIES_PER_BATCH = 100
+TEXTS_PER_BATCH = 100
+"""Parameters and tags. MLflow takes a hundred of each, and a megabyte."""
+METRICS_PER_BATCH = 800
+"""MLflow takes a thousand of all."""
 
 
 class Tracker:
@@ -198,12 +202,13 @@ class Tracker:
         )
 
     def _describe(self, run_id: str, record: dict[str, Any], models: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Parameters, metrics and tags; ``lfm.record`` is in the last batch."""
-        params, metrics, run_tags = records.params(record), records.metrics(record, models, self.prices), records.run_tags(tags)
-        while len(params) + len(run_tags) > ENTITIES_PER_BATCH:
-            self.connection.call(self._client.log_batch, run_id, params=params[:ENTITIES_PER_BATCH])
-            params = params[ENTITIES_PER_BATCH:]
-        self.connection.call(self._client.log_batch, run_id, metrics=metrics, params=params, tags=run_tags)
+        """Parameters, metrics and tags in as few batches as MLflow takes; the last of the tags is in the last."""
+        told = records.params(record), records.metrics(record, models, self.prices), records.run_tags(tags)
+        params, metrics, run_tags = map(len, told)
+        count = max(ceil((params + run_tags) / TEXTS_PER_BATCH), ceil(metrics / METRICS_PER_BATCH))
+        for k in range(count):
+            batch = [entities[len(entities) * k // count : len(entities) * (k + 1) // count] for entities in told]
+            self.connection.call(self._client.log_batch, run_id, params=batch[0], metrics=batch[1], tags=batch[2])
 
     def _show(self, run_id: str, figures: Sequence[Path]) -> None:
         """Put pictures and tables beside the run; they are for the eye, so a failure is a warning."""
