@@ -24,13 +24,16 @@ def draw(lines: list[Line], tasks: list[str], metric: str) -> Figure:
                 axes.barh(place, entry["value"], color=COLOURS[line.subject.role], alpha=0.7)
                 axes.hlines(place, entry["low"], entry["high"], color="black", linewidth=1)
         axes.set_yticks(range(len(lines)), [line.subject.name for line in lines] if axes is panels[0] else [""] * len(lines), fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.set_xlim(0, 1)
         axes.set_title(task, fontsize=10, loc="left")
-    for line in (line for line in lines if line.point):
-        mean, seconds = line.point
-        cost.plot(seconds, mean, "o", color=ORANGE if line.on_front else GREY)
-        cost.annotate(line.subject.name, (seconds, mean), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    costed = [line for line in lines if line.point]
+    for line in costed:
+        cost.plot(line.point[1], line.point[0], "o", color=ORANGE if line.on_front else GREY)
+    for line in named(costed):
+        cost.annotate(line.subject.name, line.point[::-1], xytext=(4, 3), textcoords="offset points", fontsize=7)
+    if costed and min(line.point[1] for line in costed) > 0:
+        cost.set_xscale("log")
     front = sorted(line.point[::-1] for line in lines if line.on_front)
     if len(front) > 1:
         cost.step(*zip(*front, strict=True), where="post", color=ORANGE, linestyle="--", linewidth=1)
@@ -40,3 +43,17 @@ def draw(lines: list[Line], tasks: list[str], metric: str) -> Figure:
     for axes in (*panels, cost):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def named(costed: list[Line]) -> list[Line]:
+    """Those whose names have room beside their points, the front's first; the bars name all."""
+    shown: list[Line] = []
+    if not costed:
+        return shown
+    means = [line.point[0] for line in costed]
+    room = (max(means) - min(means)) / 40
+    for line in sorted(costed, key=lambda line: not line.on_front):
+        near = [one for one in shown if abs(one.point[0] - line.point[0]) < room]
+        if all(max(one.point[1], line.point[1]) > 4 * min(one.point[1], line.point[1]) for one in near):
+            shown.append(line)
+    return shown
