@@ -72,7 +72,7 @@ class Texts:
     marks: tuple[str, ...] = ()
 
     @property
-    def read(self) -> list[str]:
+    def answers(self) -> list[str]:
         """What is measured of each text."""
         return read_answers(self.texts, self.marks)
 

@@ -47,13 +47,14 @@ def draw(lines: list[Line], tasks: list[str], metric: str) -> Figure:
 
 def named(costed: list[Line]) -> list[Line]:
     """Those whose names have room beside their points, the front's first; the bars name all."""
-    shown: list[Line] = []
-    if not costed:
-        return shown
     means = [line.point[0] for line in costed]
-    room = (max(means) - min(means)) / 40
+    shown: list[Line] = []
+
+    def apart(one: Line, other: Line) -> bool:
+        low, high = sorted([one.point[1], other.point[1]])
+        return high > 4 * low or abs(one.point[0] - other.point[0]) >= (max(means) - min(means)) / 40
+
     for line in sorted(costed, key=lambda line: not line.on_front):
-        near = [one for one in shown if abs(one.point[0] - line.point[0]) < room]
-        if all(max(one.point[1], line.point[1]) > 4 * min(one.point[1], line.point[1]) for one in near):
+        if all(apart(line, one) for one in shown):
             shown.append(line)
     return shown

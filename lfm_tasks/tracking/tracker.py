@@ -203,12 +203,12 @@ class Tracker:
 
     def _describe(self, run_id: str, record: dict[str, Any], models: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Parameters, metrics and tags in as few batches as MLflow takes; the last of the tags is in the last."""
-        told = records.params(record), records.metrics(record, models, self.prices), records.run_tags(tags)
-        params, metrics, run_tags = map(len, told)
-        count = max(ceil((params + run_tags) / TEXTS_PER_BATCH), ceil(metrics / METRICS_PER_BATCH))
+        params, metrics, run_tags = records.params(record), records.metrics(record, models, self.prices), records.run_tags(tags)
+        told = {"params": params, "metrics": metrics, "tags": run_tags}
+        count = max(ceil((len(params) + len(run_tags)) / TEXTS_PER_BATCH), ceil(len(metrics) / METRICS_PER_BATCH))
         for k in range(count):
-            batch = [entities[len(entities) * k // count : len(entities) * (k + 1) // count] for entities in told]
-            self.connection.call(self._client.log_batch, run_id, params=batch[0], metrics=batch[1], tags=batch[2])
+            batch = {name: given[len(given) * k // count : len(given) * (k + 1) // count] for name, given in told.items()}
+            self.connection.call(self._client.log_batch, run_id, **batch)
 
     def _show(self, run_id: str, figures: Sequence[Path]) -> None:
         """Put pictures and tables beside the run; they are for the eye, so a failure is a warning."""

@@ -38,6 +38,7 @@ def write_dags(directory: Path) -> None:
     shutil.copytree(ROOT / "dags", directory, ignore=shutil.ignore_patterns("__pycache__"))
     source = (ROOT / "dags" / "lfm_promote.py").read_text()
     head, begin, rest = source.partition("from airflow.sdk import DAG\n")
+    assert begin, "the import that the hasty DAG's settings stand before"
     (directory / "lfm_hasty.py").write_text((head + HASTY + begin + rest).replace("lfm_promote", "lfm_hasty"))
 
 

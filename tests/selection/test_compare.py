@@ -12,6 +12,7 @@ from lfm_tasks.config import parse_config
 from lfm_tasks.errors import ConfigError, DataError
 from lfm_tasks.selection.compare import run
 from lfm_tasks.selection.compare_config import CompareConfig
+from lfm_tasks.selection.compare_figure import named
 from tests.selection.test_selection import report
 
 SUBJECTS = [
@@ -57,6 +58,13 @@ def test_who_was_chosen_on_validation_has_that_score_in_the_table(tmp_path):
     page = (compare(tmp_path, *cells(tmp_path), subjects=chosen) / "report.md").read_text()
     assert "| peak MiB | validation | front |" in page
     assert "| 1.0 | 1 | 0.6123 | yes |" in page and "| 1,234 | 9.0 |  |  | yes |" in page
+
+
+def test_points_are_named_where_their_names_have_room():
+    points = {"slow": (0.8, 90.0), "near slow": (0.801, 70.0), "quick": (0.8, 2.0), "front": (0.799, 100.0), "low": (0.4, 90.0)}
+    lines = [SimpleNamespace(name=name, point=point, on_front=name == "front") for name, point in points.items()]
+    assert [line.name for line in named(lines)] == ["front", "quick", "low"]
+    assert named([]) == []
 
 
 def test_equal_reports_give_equal_bytes(tmp_path):

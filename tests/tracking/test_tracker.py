@@ -98,20 +98,21 @@ def test_a_record_of_any_size_is_told_whole_and_its_last_tag_last(
     report = commit("report", {"report.json": b"{}"})
     config, metrics = ({f"{name}{k}": k for k in range(count)} for name, count in (("option", 230), ("metric", 2300)))
     record = make_record("compare", {f"reports.{k}": report for k in range(250)}, {}, config=config, metrics=metrics)
-    sizes, log_batch = [], tracker._client.log_batch
+    batches, log_batch = [], tracker._client.log_batch
 
-    def counted(run_id, **entities):
+    def kept(run_id, **entities):
         if "tags" in entities:
-            sizes.append({name: len(given) for name, given in entities.items()})
+            batches.append(entities)
         log_batch(run_id, **entities)
 
-    monkeypatch.setattr(tracker._client, "log_batch", counted)
+    monkeypatch.setattr(tracker._client, "log_batch", kept)
     run_id = log(store, tracker, record)
     told = client.get_run(run_id).data
     assert told.params == {name: str(value) for name, value in config.items()}
     assert {name: told.metrics[name] for name in metrics} == metrics
     assert {told.tags[f"lfm.input.reports.{k}"] for k in range(250)} == {report.sha256} and "lfm.inputs" not in told.tags
-    assert len(sizes) == 6 and all(0 < one["tags"] + one["params"] <= 100 for one in sizes) and sizes[-1]["tags"]
+    assert len(batches) == 6 and all(0 < len(one["tags"]) + len(one["params"]) <= 100 for one in batches)
+    assert [tag.key for one in batches for tag in one["tags"]][-1] == batches[-1]["tags"][-1].key == "lfm.record"
 
 
 def test_logging_a_record_twice_is_logging_it_once(store: Store, settings: Settings, tracker: Tracker, commit: Commit) -> None:

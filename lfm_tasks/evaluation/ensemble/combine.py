@@ -54,7 +54,7 @@ def _tokens(method: EnsembleMethod, options: Config, members: Sequence[TokenLike
 def _texts(method: EnsembleMethod, options: Any, members: Sequence[Texts], judged: LogLikelihoods) -> pa.Table:
     """Likeness is of the answers that are measured: reasons differ where answers agree. Members judge whole texts, as they were written."""
     first, ranker = members[0], method.ranker(options, judged)
-    compared = [member.texts if method.rescored else member.read for member in members]
+    compared = [member.texts if method.rescored else member.answers for member in members]
     chosen = [
         members[choose(ranker, prompt, [texts[row] for texts in compared], options.comparisons, options.aggregate)]
         for row, prompt in enumerate(first.rows.columns["prompt"])
